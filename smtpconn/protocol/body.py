@@ -1,0 +1,146 @@
+"""Message octets to wire octets: the newline policy, dot-stuffing, and sources read slice by slice.
+
+Knows RFC 5321 sections 2.3.8 and 4.5.2 and nothing of envelopes. Its laws: no bare CR, bare LF or NUL leaves in a text
+body (SMTP smuggling: CVE-2023-51764 and its kin); any split of the input gives the same output; a source is read in
+slices, in O(slice) memory; bytes are checked whole before the first octet goes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from smtpconn.protocol.errors import InvalidInputError, UsageError
+
+SLICE = 16_384  # octets read from a source at a time, and written at a time: one TLS record
+CHUNK = 65_536  # octets of a BDAT chunk of a stream (CN3)
+TERMINATOR = b".\r\n"
+
+_OFFENDER = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
+_OFFENDER_BUT_LF = re.compile(rb"\r(?!\n)|\0")
+_NAMES = {0x0D: "a bare CR", 0x0A: "a bare LF", 0x00: "a NUL"}
+
+
+def _refuse(octet: int, offset: int, newlines: str) -> NoReturn:
+    if octet == 0x0A:
+        remedy = 'end its lines in CRLF, or pass newlines="crlf" to have bare LFs converted'
+    elif octet == 0x0D:
+        remedy = "end its lines in CRLF"
+    else:
+        remedy = "encode it (base64), or send it as BODY=BINARYMIME by BDAT"
+    raise InvalidInputError(f"message has {_NAMES[octet]} at octet {offset}: {remedy}", offset=offset)
+
+
+def canonical(message: bytes, newlines: str, before: int = 0) -> bytes:
+    """The message with CRLF line ends under the newline policy (D10), or `InvalidInputError` with the octet's offset.
+
+    `before`: octets of the whole in front of this part. Counting is one pass of C each; the place of an
+    offender is searched for only once there is one.
+    """
+    pairs = message.count(b"\r\n")
+    if message.count(b"\r") == pairs and message.count(b"\n") == pairs and b"\0" not in message:
+        return message
+    found = (_OFFENDER_BUT_LF if newlines == "crlf" else _OFFENDER).search(message)
+    if found:
+        _refuse(message[found.start()], before + found.start(), newlines)
+    return message.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
+def stuffed(message: bytes) -> bytes:
+    """A canonical message with the dots at its line starts doubled (RFC 5321 section 4.5.2); itself without any."""
+    if b"\r\n." in message:
+        message = message.replace(b"\r\n.", b"\r\n..")
+    return b"." + message if message.startswith(b".") else message
+
+
+def ending(message: bytes) -> bytes:
+    """What ends the message on the wire by DATA: the missing CRLF, if it is missing, and the dot."""
+    return TERMINATOR if message.endswith(b"\r\n") else b"\r\n" + TERMINATOR
+
+
+class Canonicaliser:
+    """The newline policy over a stream.
+
+    `process` each slice, then `finish`. A CR at a slice's end waits for the next one.
+    """
+
+    __slots__ = ("_carry", "_consumed", "_newlines")
+
+    def __init__(self, newlines: str) -> None:
+        self._newlines = newlines
+        self._carry = b""
+        self._consumed = 0  # octets of the source in front of the carry
+
+    def process(self, octets: bytes) -> bytes:
+        """The canonical octets of this slice, but for a CR at its end."""
+        octets = self._carry + octets
+        self._carry = b"\r" if octets.endswith(b"\r") else b""
+        whole = octets[:-1] if self._carry else octets
+        result = canonical(whole, self._newlines, self._consumed)
+        self._consumed += len(whole)
+        return result
+
+    def finish(self) -> None:
+        """Refuse a CR that nothing followed."""
+        if self._carry:
+            _refuse(0x0D, self._consumed, self._newlines)
+
+
+class DotStuffer:
+    """Dot-stuffing over a canonical stream: any split of the input gives the same output (F62)."""
+
+    __slots__ = ("_empty", "_finished", "_tail")
+
+    def __init__(self) -> None:
+        self._tail = b"\r\n"  # the last two octets; at first a line start
+        self._empty = True
+        self._finished = False
+
+    def process_chunk(self, octets: bytes) -> bytes:
+        """The stuffed octets of this chunk."""
+        if self._finished:
+            raise UsageError("this DotStuffer has finished")
+        if not octets:
+            return b""
+        joined = self._tail + octets
+        self._empty = False
+        self._tail = joined[-2:]
+        return joined.replace(b"\r\n.", b"\r\n..")[2:] if b"\r\n." in joined else octets
+
+    def finish(self) -> bytes:
+        """What ends the message: the missing CRLF and the dot; `CRLF . CRLF` for an empty body."""
+        if self._finished:
+            raise UsageError("this DotStuffer has finished")
+        self._finished = True
+        return TERMINATOR if self._tail == b"\r\n" and not self._empty else b"\r\n" + TERMINATOR
+
+
+def slices(source: Any) -> Iterator[bytes]:
+    """The octets of a binary file (from its position to its end; it is not closed) or an iterable, cut to SLICE."""
+    if hasattr(source, "read"):
+        while True:
+            octets = source.read(SLICE)
+            if octets is None:
+                raise TypeError("message.read() returned None: a file without data at hand cannot be sent")
+            octets = _octets_of(octets)
+            if not octets:
+                return
+            yield from _cut(octets)
+    for item in source:
+        yield from _cut(_octets_of(item))
+
+
+def _octets_of(item: object) -> bytes:
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
+    raise TypeError(f"message must give bytes, not {type(item).__name__}: open files in binary mode, encode text")
+
+
+def _cut(octets: bytes) -> Iterator[bytes]:
+    if len(octets) <= SLICE:
+        if octets:
+            yield octets
+        return
+    for start in range(0, len(octets), SLICE):
+        yield octets[start : start + SLICE]

@@ -1,0 +1,205 @@
+"""A `Mail` and what the server offers, to the lines and octets of one transaction.
+
+Every check before the first octet (F50).
+
+Knows capabilities, SIZE, 8BITMIME and SMTPUTF8; refuses to know replies. Everything that can be refused locally is
+refused here, so that a failure leaves the connection exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from smtpconn.protocol import body, commands, gate
+from smtpconn.protocol.address import ReversePath
+from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError
+from smtpconn.protocol.mail import Mail, Recipient, wants_smtputf8
+from smtpconn.protocol.policy import SendPolicy
+
+if TYPE_CHECKING:
+    from smtpconn.protocol.session import Session
+
+_CONTENT = "_content"
+
+
+def content_of(mail: Mail) -> bytes | None:
+    """The canonical octets of a mail whose message is bytes, checked once per `Mail`; None for a stream.
+
+    Raises `InvalidInputError` with the offset of a bare CR, bare LF or NUL (D10). BINARYMIME passes unchanged.
+    """
+    if not isinstance(mail.message, bytes):
+        return None
+    content: bytes | None = mail.__dict__.get(_CONTENT)
+    if content is None:
+        is_binary = mail.params.body == "BINARYMIME"
+        content = mail.message if is_binary else body.canonical(mail.message, mail.newlines)
+        if mail.size is not None and mail.size != len(mail.message):
+            raise InvalidInputError(f"size is {mail.size}, but message has {len(mail.message)} octets")
+        mail.__dict__[_CONTENT] = content  # a cache, no state: the same for every attempt
+    return content
+
+
+class Outgoing:
+    """One mail, ready for one session: its command lines, and its octets or the source of them."""
+
+    __slots__ = (
+        "chunking", "content", "eight_bit_refused", "given", "is_binary", "mail", "mail_line", "policy", "rcpt_lines",
+        "recipients", "sender", "wire",
+    )  # fmt: skip
+
+    def __init__(self, mail: Mail, session: Session, policy: SendPolicy | None) -> None:
+        """Check everything and encode the envelope.
+
+        Raises `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`.
+        """
+        capabilities = session.capabilities
+        self.mail = mail
+        assert mail.sender is not None, "the shell reads the headers of a message"
+        assert mail.recipients is not None, "the shell reads the headers of a message"
+        self.sender: ReversePath = mail.sender
+        self.recipients: tuple[Recipient, ...] = mail.recipients
+        self.policy = policy
+        self.chunking = mail.chunking
+        self.is_binary = mail.params.body == "BINARYMIME"
+        self.content = content_of(mail)
+        if self.is_binary and not self.chunking:
+            raise InvalidInputError("params.body BINARYMIME goes by BDAT only: use send_bdat, or Mail(chunking=True)")
+        if self.chunking:
+            capabilities.require("CHUNKING")
+        if not session.is_lmtp:
+            _refuse_local_recipients(self.recipients)
+        gate.check(mail.params, self.recipients, capabilities, secure=session.secure)
+        size = self._declared_size(session)
+        declared_body, self.eight_bit_refused = self._declared_body(session)
+        self.mail_line = commands.mail(
+            self.sender,
+            size=size,
+            body=declared_body,
+            smtputf8=self._wants_smtputf8(session),
+            params=mail.params,
+            capabilities=capabilities,
+        )
+        self.given, self.wire = _merge(self.recipients)
+        self.rcpt_lines = [commands.rcpt(recipient, capabilities) for recipient in self.wire]
+        self._ask_policy()
+
+    def _wants_smtputf8(self, session: Session) -> bool:
+        """F65: asked for where a path needs it, or always, or never."""
+        wanted = wants_smtputf8(self.sender, self.recipients, self.mail.params)
+        if wanted:
+            session.capabilities.require("SMTPUTF8")
+        return wanted
+
+    def _declared_size(self, session: Session) -> int | None:
+        """F64: the octets of the canonical message, with an added final CRLF, before stuffing."""
+        if self.content is not None:
+            size: int | None = len(self.content) + (0 if self.is_binary else len(missing_end(self.content)))
+        else:
+            size = self.mail.size
+        limit = session.capabilities.size_limit
+        if size is not None and limit is not None and size > limit:
+            raise ExtensionUnavailableError(
+                f"the message has {size} octets, the server takes {limit}", extension="SIZE"
+            )
+        return size if session.capabilities.supports_size else None
+
+    def _declared_body(self, session: Session) -> tuple[str | None, bool]:
+        """F64a: the BODY parameter, and whether an 8-bit octet must stop the sending."""
+        declared = self.mail.params.body
+        offered = session.capabilities.supports_8bitmime
+        if declared is not None:
+            if declared == "7BIT" and self.content is not None and not self.content.isascii():
+                raise InvalidInputError("params.body is 7BIT, but message has an octet above 127")
+            return declared, declared == "7BIT"
+        if self.content is None:
+            return ("8BITMIME", False) if offered else (None, True)
+        if self.content.isascii():
+            return None, False
+        if not offered:
+            raise eight_bit_error()
+        return "8BITMIME", False
+
+    def _ask_policy(self) -> None:
+        """F98: once each, in this order; whatever a policy raises is a refusal."""
+        if self.policy is None:
+            return
+        size = len(self.mail.message) if isinstance(self.mail.message, bytes) else self.mail.size
+        try:
+            self.policy.check_sender(self.sender)
+            self.policy.check_recipients(self.recipients)
+            self.policy.check_message_size(size)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise PolicyError(f"the policy failed: {type(error).__name__}") from error
+
+    def source(self) -> Iterator[bytes]:
+        """The octets of a stream as they are sent but for dot-stuffing, checked as they pass (F61, F63, F64, F99)."""
+        canonicaliser = None if self.is_binary else body.Canonicaliser(self.mail.newlines)
+        size, counts_for_policy = self.mail.size, self.policy is not None and self.mail.size is None
+        total, last = 0, b"\r\n"
+        for octets in body.slices(self.mail.message):
+            total += len(octets)
+            if size is not None and total > size:
+                raise InvalidInputError(f"size is {size}, but message has more octets")
+            if counts_for_policy:
+                self._ask_size(total)
+            if self.eight_bit_refused and not octets.isascii():
+                raise eight_bit_error()
+            if canonicaliser is not None:
+                octets = canonicaliser.process(octets)
+            last = (last + octets)[-2:]
+            if octets:
+                yield octets
+        if canonicaliser is not None:
+            canonicaliser.finish()
+        if size is not None and total != size:
+            raise InvalidInputError(f"size is {size}, but message has {total} octets")
+        if self.chunking and not self.is_binary and last != b"\r\n":
+            yield b"\r\n"
+
+    def _ask_size(self, total: int) -> None:
+        assert self.policy is not None
+        try:
+            self.policy.check_message_size(total)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise PolicyError(f"the policy failed: {type(error).__name__}") from error
+
+
+def missing_end(content: bytes) -> bytes:
+    """The CRLF that a non-empty text lacks at its end; DATA and BDAT deliver the same octets (F71)."""
+    return b"" if not content or content.endswith(b"\r\n") else b"\r\n"
+
+
+def eight_bit_error() -> ExtensionUnavailableError:
+    """The message has octets above 127 and the server does not offer 8BITMIME."""
+    return ExtensionUnavailableError(
+        "message has an octet above 127 and the server does not offer 8BITMIME: encode it, or use send_message",
+        extension="8BITMIME",
+    )
+
+
+def _refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
+    for recipient in recipients:
+        if recipient.path.domain is None and recipient.path.mailbox.lower() != "postmaster":
+            raise InvalidInputError(
+                f"recipient {recipient.address!r:.80} has no domain: that is possible over LMTP only"
+            )
+
+
+def _merge(recipients: Sequence[Recipient]) -> tuple[list[int], list[Recipient]]:
+    """D18: for each recipient given the index of its RCPT, and the recipients that go on the wire."""
+    if len(recipients) == 1:
+        return [0], [recipients[0]]
+    places: dict[object, int] = {}
+    given: list[int] = []
+    wire: list[Recipient] = []
+    for recipient in recipients:
+        place = places.setdefault(recipient.key, len(wire))
+        if place == len(wire):
+            wire.append(recipient)
+        given.append(place)
+    return given, wire

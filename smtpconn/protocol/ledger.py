@@ -1,0 +1,117 @@
+"""The replies that are still owed, in order, and how much of the output the transport took.
+
+A pure object. One complete reply settles the entry at the head; neither code nor text chooses the entry (RFC 2920
+section 3.1: match by counting). What a loss leaves in doubt follows from two numbers: the offset of a commit point, and
+the octets taken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from smtpconn.protocol.reply import Reply
+
+
+class Kind:
+    """What a reply answers.
+
+    The stage that errors name, the field of `Timeouts` that limits it, and the codes it may have.
+    """
+
+    __slots__ = ("classes", "exact", "opens", "phase", "stage")
+
+    def __init__(
+        self,
+        stage: str,
+        phase: str,
+        *,
+        classes: tuple[int, ...] = (2, 4, 5),
+        exact: tuple[int, ...] = (),
+        opens: bool = False,
+    ) -> None:
+        self.stage = stage
+        self.phase = phase
+        self.classes = classes
+        self.exact = exact  # the positive codes permitted, where the first digit does not decide (BR2)
+        self.opens = opens  # nothing of a transaction is settled while this is owed: repeating is harmless (BR6)
+
+    def permits(self, code: int) -> bool:
+        """True if a reply with this code can stand here (LG3)."""
+        digit = code // 100
+        if digit not in self.classes:
+            return False
+        return not self.exact or digit > 3 or code in self.exact
+
+    def __repr__(self) -> str:
+        return f"<Kind {self.stage}>"
+
+
+GREETING = Kind("greeting", "greeting", exact=(220,))
+EHLO = Kind("EHLO", "ehlo", exact=(250,), opens=True)
+LHLO = Kind("LHLO", "ehlo", exact=(250,), opens=True)
+HELO = Kind("HELO", "ehlo", exact=(250,))
+STARTTLS = Kind(
+    "STARTTLS", "command", classes=(2, 3, 4, 5)
+)  # anything but 220 is a refusal (F13), not a misunderstanding
+RSET = Kind("RSET", "rset", opens=True)
+NOOP = Kind("NOOP", "noop", opens=True)
+VRFY = Kind("VRFY", "command", opens=True)
+EXPN = Kind("EXPN", "command", opens=True)
+HELP = Kind("HELP", "command", opens=True)
+QUIT = Kind("QUIT", "quit", classes=(2, 3, 4, 5))
+MAIL = Kind("MAIL", "mail", opens=True)
+RCPT = Kind("RCPT", "rcpt")
+DATA = Kind("DATA", "data", classes=(3, 4, 5))
+CHUNK = Kind("BDAT", "body")
+END = Kind("end of data", "final_reply")
+LMTP_END = Kind(
+    "end of data", "final_reply"
+)  # 421 here speaks of one recipient; the replies behind it are read on (L1)
+DOT = Kind("end of data", "final_reply")  # the lone dot of a transaction without recipients
+
+
+def auth_kind(mechanism: str) -> Kind:
+    """The kind of every reply in an AUTH exchange (RFC 4954): 235, 334 or a refusal."""
+    return Kind(f"AUTH {mechanism}", "auth", classes=(2, 3, 4, 5), exact=(235, 334))
+
+
+class Entry:
+    """One reply owed. `offset`: where its commit point ends in the octets of its Step, or None if it has none."""
+
+    __slots__ = ("end", "kind", "offset", "reply")
+
+    def __init__(self, kind: Kind, offset: int | None = None) -> None:
+        self.kind = kind
+        self.offset = offset
+        self.end: int | None = None  # the offset in the whole output, once entered
+        self.reply: Reply | None = None
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.kind.stage}: {self.reply or 'owed'}>"
+
+
+class Ledger:
+    """The entries owed, and the octets handed to and taken by the transport since the connection began."""
+
+    __slots__ = ("handed", "owed", "taken")
+
+    def __init__(self) -> None:
+        self.owed: deque[Entry] = deque()
+        self.taken = 0
+        self.handed = 0  # beyond `taken` while a write is under way: the kernel may have them (BR22)
+
+    def enter(self, entry: Entry) -> None:
+        """Append an entry, before its octets are written."""
+        if entry.offset is not None:
+            entry.end = self.taken + entry.offset
+        self.owed.append(entry)
+
+    def settle(self, reply: Reply) -> Entry:
+        """Give the reply to the entry at the head."""
+        entry = self.owed.popleft()
+        entry.reply = reply
+        return entry
+
+    def committed(self, entry: Entry) -> bool:
+        """True if the octet that commits this entry's mail may have left."""
+        return entry.end is not None and self.handed >= entry.end

@@ -1,0 +1,275 @@
+"""The mechanisms of AUTH as exchanges: PLAIN, LOGIN, SCRAM-SHA-256(-PLUS), XOAUTH2, OAUTHBEARER.
+
+A mechanism turns challenges into responses and knows no reply codes; `Session.auth` carries them. Its laws: a secret
+lives in an attribute that no repr shows, never in a local of a frame that an exception leaves through (SEC2), so a
+failed check sets `doubt` or `malformed` instead of raising; no proof is sent after a failed check of the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import stringprep
+import unicodedata
+
+from smtpconn.protocol.reply import Reply, decimal, safe_octets
+
+ITERATIONS = (4_096, 600_000)  # both inclusive: below it is weak, above it is an attack on our CPU (L12)
+_NONCE_OCTETS = 24
+_REDACTED = b"***"
+_SHORTEST_ECHO = 4  # octets; shorter strings are found everywhere
+
+
+def pbkdf2_pure(password: bytes, salt: bytes, iterations: int) -> bytes:
+    """PBKDF2-HMAC-SHA-256, one block (RFC 8018 section 5.2), where `hashlib` has none: Pyodide and WASI."""
+    keyed = hmac.new(password, digestmod=hashlib.sha256)
+
+    def round_of(octets: bytes) -> bytes:
+        mac = keyed.copy()
+        mac.update(octets)
+        return mac.digest()
+
+    block = round_of(salt + b"\0\0\0\1")
+    total = int.from_bytes(block, "big")
+    for _ in range(iterations - 1):
+        block = round_of(block)
+        total ^= int.from_bytes(block, "big")
+    return total.to_bytes(32, "big")
+
+
+def _pbkdf2_openssl(password: bytes, salt: bytes, iterations: int) -> bytes:
+    return hashlib.pbkdf2_hmac("sha256", password, salt, iterations)
+
+
+pbkdf2 = _pbkdf2_openssl if hasattr(hashlib, "pbkdf2_hmac") else pbkdf2_pure
+
+
+def saslprep(text: str) -> str | None:
+    """RFC 4013 over the stdlib's tables; None if a character is prohibited or nothing is left.
+
+    Code points unassigned in Unicode 3.2 pass.
+    """
+    mapped = "".join(
+        " " if stringprep.in_table_c12(character) else character
+        for character in text
+        if not stringprep.in_table_b1(character)
+    )
+    prepared = unicodedata.normalize("NFKC", mapped)
+    return prepared if _is_prepared(prepared) else None
+
+
+def _is_prepared(text: str) -> bool:
+    prohibited = (
+        stringprep.in_table_c12, stringprep.in_table_c21_c22, stringprep.in_table_c3, stringprep.in_table_c4,
+        stringprep.in_table_c5, stringprep.in_table_c6, stringprep.in_table_c7, stringprep.in_table_c8,
+        stringprep.in_table_c9,
+    )  # fmt: skip
+    if not text or any(table(character) for character in text for table in prohibited):
+        return False
+    if not any(stringprep.in_table_d1(character) for character in text):
+        return True
+    # RFC 3454 section 6: right-to-left text begins and ends so, and holds nothing left-to-right
+    ends = stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])
+    return ends and not any(stringprep.in_table_d2(character) for character in text)
+
+
+def saslname(text: str) -> str:
+    """RFC 5802 section 5.1: `=` and `,` escaped."""
+    return text.replace("=", "=3D").replace(",", "=2C")
+
+
+class Mechanism:
+    """One exchange. `cancelled`, `doubt` and `malformed` say why it must not succeed.
+
+    `detail` is what a server sent beside.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.cancelled: str | None = None  # the exchange ends with `*`
+        self.doubt: str | None = None  # the server did not prove that it knows the secret
+        self.malformed: str | None = None  # the challenge breaks the mechanism's grammar
+        self.detail: str | None = None
+        self.advice = ""
+        self._private: list[bytes] = []
+
+    def start(self) -> bytes | None:
+        """The initial response, or None if the mechanism has none."""
+        return None
+
+    def respond(self, challenge: bytes) -> bytes | None:
+        """The response to a challenge; None cancels the exchange."""
+        self.cancelled = "the server asked for more than the mechanism has to say"
+        return None
+
+    def accept(self, reply: Reply) -> None:
+        """Look at the 235; sets `doubt` if the server still owes a proof."""
+
+    def _sends(self, octets: bytes, *secrets_within: bytes) -> bytes:
+        self._private.append(base64.b64encode(octets))
+        self._private.extend(secrets_within)
+        return octets
+
+    def redacted(self, reply: Reply) -> Reply:
+        """The reply without an echo of what was sent (a server that quotes the AUTH line)."""
+        raw = reply.raw
+        for private in sorted(self._private, key=len, reverse=True):
+            if len(private) >= _SHORTEST_ECHO:
+                raw = raw.replace(private, _REDACTED)
+        self._private.clear()
+        return reply if raw == reply.raw else reply.with_raw(raw)
+
+    def __repr__(self) -> str:
+        return f"<Mechanism {self.name}>"
+
+
+class PlainMechanism(Mechanism):
+    """RFC 4616."""
+
+    def __init__(self, user: str, password: str, authzid: str | None) -> None:
+        super().__init__("PLAIN")
+        self._fields = ((authzid or "").encode(), user.encode(), password.encode())
+
+    def start(self) -> bytes | None:
+        """See `Mechanism.start`."""
+        return self._sends(b"\0".join(self._fields), self._fields[2])
+
+
+class LoginMechanism(Mechanism):
+    """draft-murchison-sasl-login: two questions whose text is never read."""
+
+    def __init__(self, user: str, password: str) -> None:
+        super().__init__("LOGIN")
+        self._answers = [password.encode(), user.encode()]
+
+    def respond(self, challenge: bytes) -> bytes | None:
+        """See `Mechanism.respond`."""
+        if not self._answers:
+            return super().respond(challenge)
+        answer = self._answers.pop()
+        return answer if self._answers else self._sends(answer, answer)
+
+
+class BearerMechanism(Mechanism):
+    """XOAUTH2 and OAUTHBEARER (RFC 7628): one response; a challenge is the error, and has an answer of its own."""
+
+    def __init__(self, name: str, initial: str, token: str, error_answer: bytes) -> None:
+        super().__init__(name)
+        self._initial = initial.encode()
+        self._token = token.encode()
+        self._error_answer: bytes | None = error_answer
+
+    def start(self) -> bytes | None:
+        """See `Mechanism.start`."""
+        return self._sends(self._initial, self._token)
+
+    def respond(self, challenge: bytes) -> bytes | None:
+        """See `Mechanism.respond`."""
+        answer, self._error_answer = self._error_answer, None
+        if answer is None:
+            return super().respond(challenge)
+        self.detail = safe_octets(challenge, 500)
+        self.doubt = "the server sent an error and then success"
+        return answer
+
+
+_SERVER_FIRST = re.compile(rb"r=([\x21-\x2b\x2d-\x7e]+),s=([A-Za-z0-9+/=]+),i=([0-9]{1,9})(?:,.*)?\Z", re.DOTALL)
+_STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}[ \t]+")
+
+
+class ScramMechanism(Mechanism):
+    """SCRAM-SHA-256 and -PLUS (RFC 5802, RFC 7677): both sides prove that they know the password."""
+
+    def __init__(self, user: str, password: str, gs2: bytes, binding: bytes, nonce: str | None = None) -> None:
+        """`user` and `password` are prepared by SASLprep."""
+        super().__init__("SCRAM-SHA-256-PLUS" if gs2.startswith(b"p=") else "SCRAM-SHA-256")
+        self._password = password.encode()
+        self._gs2 = gs2
+        self._binding = base64.b64encode(gs2 + binding)
+        nonce = nonce or base64.b64encode(secrets.token_bytes(_NONCE_OCTETS)).decode()
+        self._nonce = nonce.encode()
+        self._bare = f"n={saslname(user)},r={nonce}".encode()
+        self._signature = b""
+        self._turn = 0
+        if gs2.startswith(b"p="):
+            self.advice = " (a server that binds otherwise needs channel_binding=None)"
+
+    def start(self) -> bytes | None:
+        """See `Mechanism.start`."""
+        return self._gs2 + self._bare
+
+    def respond(self, challenge: bytes) -> bytes | None:
+        """See `Mechanism.respond`."""
+        self._turn += 1
+        if challenge.startswith(b"e="):
+            self.detail = safe_octets(challenge, 500)
+            self.doubt = "the server sent an error and then success"
+            return b""
+        if self._turn == 1:
+            return self._prove(challenge)
+        if self._turn == 2:
+            self._verify(challenge)
+            return None if self.cancelled else b""
+        return super().respond(challenge)
+
+    def _prove(self, challenge: bytes) -> bytes | None:
+        """The proof, or None with the reason set: nothing is sent after a failed check (F43a)."""
+        if challenge.startswith(b"m="):
+            self._distrust("the server demands an unknown SCRAM extension")
+            return None
+        found = _SERVER_FIRST.match(challenge)
+        if not found:
+            self.malformed = "the server's first SCRAM message breaks the grammar"
+            return None
+        nonce, salt_text, iterations = found[1], found[2], decimal(found[3])
+        try:
+            salt = base64.b64decode(salt_text, validate=True)
+        except binascii.Error:
+            self.malformed = "the server's SCRAM salt is not base64"
+            return None
+        if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
+            self._distrust("the server's SCRAM nonce does not extend ours")
+            return None
+        if not ITERATIONS[0] <= iterations <= ITERATIONS[1]:
+            self._distrust(f"the server asks for {iterations} SCRAM iterations, not {ITERATIONS[0]} to {ITERATIONS[1]}")
+            return None
+        final = b"c=" + self._binding + b",r=" + nonce
+        return self._sends(final + b",p=" + self._proof(salt, iterations, self._bare + b"," + challenge + b"," + final))
+
+    def _proof(self, salt: bytes, iterations: int, message: bytes) -> bytes:
+        salted = pbkdf2(self._password, salt, iterations)
+        self._password = b""
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), message, "sha256")
+        self._signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
+        proof = int.from_bytes(client_key, "big") ^ int.from_bytes(signature, "big")
+        return base64.b64encode(proof.to_bytes(32, "big"))
+
+    def _verify(self, final: bytes) -> None:
+        """RFC 5802 section 3: the server's signature, in constant time."""
+        claimed = final[2:].partition(b",")[0] if final.startswith(b"v=") else b""
+        if self._signature and hmac.compare_digest(claimed, base64.b64encode(self._signature)):
+            self._turn = 2
+            self.doubt = None
+            self._signature = b""
+        else:
+            self._distrust("the server's SCRAM signature is missing or wrong")
+
+    def _distrust(self, reason: str) -> None:
+        self.doubt = self.cancelled = reason
+
+    def accept(self, reply: Reply) -> None:
+        """See `Mechanism.accept`."""
+        if self.doubt is not None or (self._turn >= 2 and not self._signature):
+            return
+        text = _STATUS.sub(b"", reply.raw[4:-2], count=1)
+        if not text.startswith(b"v="):
+            try:
+                text = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                text = b""
+        self._verify(text)

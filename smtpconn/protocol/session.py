@@ -1,0 +1,370 @@
+"""What the server has told us, and the flows that are not a mail.
+
+Greeting, EHLO, STARTTLS, AUTH, RSET, NOOP, VRFY, EXPN, HELP, QUIT.
+
+Knows RFC 5321, 2033, 3207 and 4954 from the client's side; refuses to know sockets, time and mails. `Session.state` is
+what has been settled by replies. A flow raises a `ReplyError` for a refusal that leaves the session usable, and calls
+`condemn` where it does not.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+from typing import TYPE_CHECKING, Literal
+
+from smtpconn.protocol import commands
+from smtpconn.protocol.errors import (
+    AuthenticationError,
+    ExtensionUnavailableError,
+    PermanentReplyError,
+    ProtocolError,
+    ReplyError,
+    StartTlsUnavailableError,
+    TlsError,
+    TransientReplyError,
+    UsageError,
+)
+from smtpconn.protocol.extensions import NO_CAPABILITIES, ServerCapabilities
+from smtpconn.protocol.flow import Flow, Step, exchange
+from smtpconn.protocol.ledger import (
+    EHLO,
+    EXPN,
+    GREETING,
+    HELO,
+    HELP,
+    LHLO,
+    NOOP,
+    QUIT,
+    RSET,
+    STARTTLS,
+    VRFY,
+    Entry,
+    Kind,
+    Ledger,
+    auth_kind,
+)
+from smtpconn.protocol.reply import MAX_LISTING, MAX_REPLY, EnhancedStatus, Reply, ReplyParser
+
+if TYPE_CHECKING:
+    from smtpconn.protocol.mechanisms import Mechanism
+
+ProtocolName = Literal["smtp", "lmtp"]
+
+_HELO_ANSWERS = frozenset({500, 501, 502, 504, 550})  # the refusals of EHLO that a HELO may follow (F8)
+_CHALLENGES = 8  # LM4
+
+
+class SessionState(enum.Enum):
+    """Where the session stands, by the replies settled so far (features 2.11)."""
+
+    GREETING = "greeting"
+    EHLO = "EHLO"
+    STARTTLS = "STARTTLS"
+    AUTHENTICATION = "authentication"
+    MAIL_FROM = "MAIL FROM"
+    RCPT_TO = "RCPT TO"
+    DATA = "DATA"
+    QUIT = "QUIT"
+    CLOSED = "closed"
+
+    def __repr__(self) -> str:
+        return f"SessionState.{self.name}"
+
+
+_BETWEEN_MAILS = frozenset({SessionState.AUTHENTICATION, SessionState.MAIL_FROM})
+_MAY_QUIT = _BETWEEN_MAILS | {SessionState.GREETING, SessionState.EHLO, SessionState.RCPT_TO}
+
+
+class Session:
+    """One conversation with one server: the parser, the ledger, and what was learnt."""
+
+    def __init__(self, protocol: ProtocolName, domain: str) -> None:
+        self.protocol: ProtocolName = protocol
+        self.domain = domain  # what EHLO says next
+        self.parser = ReplyParser()
+        self.ledger = Ledger()
+        self.state = SessionState.GREETING
+        self.capabilities: ServerCapabilities = NO_CAPABILITIES
+        self.authenticated = False
+        self.secure = False
+        self.closing: Reply | None = None  # the reply by which the server said goodbye (D6)
+        self.lost = False  # the connection ended without a reply
+        self.condemned: str | None = None  # why nothing more may be written (D5)
+        self.retiring = False  # QUIT is due: it still works, but nothing should be built on it
+        self.rset_owed = False  # RE1
+        self.rset_alone = False  # this endpoint answers 503 to MAIL behind a folded RSET (D8)
+        self.source_error: Exception | None = None  # what the caller's own body source raised
+        self.mails = 0  # MAIL commands written
+        self.nonmail = 0  # pool VA4: what Exim counts
+        self.noops = 0
+
+    @property
+    def is_lmtp(self) -> bool:
+        """True for LMTP (RFC 2033)."""
+        return self.protocol == "lmtp"
+
+    def condemn(self, reason: str) -> None:
+        """Client and server disagree, or a message was cut short.
+
+        After this flow the connection is closed, nothing is written.
+        """
+        self.condemned = self.condemned or reason
+
+    def require_between_mails(self, verb: str) -> None:
+        """Raise `UsageError` unless a command that is no part of a mail may be written."""
+        if self.state not in _BETWEEN_MAILS:
+            raise UsageError(f"{verb} is not possible in state {self.state.value}")
+
+    @property
+    def may_quit(self) -> bool:
+        """True if QUIT would be read as a command, and nothing is owed."""
+        in_step = not self.ledger.owed and not self.parser.pending and self.condemned is None and self.closing is None
+        return in_step and self.state in _MAY_QUIT
+
+    # --- opening
+    # ---------------------------------------------------------------------------------------------------------
+
+    def greet(self) -> Flow[Reply]:
+        """Read the greeting (RFC 5321 section 3.1)."""
+        (reply,) = yield Step(b"", (Entry(GREETING),), GREETING.stage)
+        if not reply.is_positive:
+            raise refused(GREETING, reply)
+        self.state = SessionState.EHLO
+        return reply
+
+    def hello(self, *, demands: str | None = None, fallback: bool = True) -> Flow[None]:
+        """EHLO or LHLO; HELO where EHLO is refused and nothing is demanded that HELO cannot give.
+
+        `demands` names what needs ESMTP ("STARTTLS", "AUTH"), or is None (D13).
+        """
+        kind, line = self._hello_line()
+        reply = yield from exchange(line, kind)
+        if reply.is_positive:
+            self._learn(ServerCapabilities.parse(reply))
+            return
+        if self.is_lmtp or not fallback or reply.code not in _HELO_ANSWERS:
+            raise refused(kind, reply)
+        if demands == "STARTTLS":
+            raise StartTlsUnavailableError(
+                f"the server refuses EHLO, so it has no STARTTLS: {reply}",
+                stage=kind.stage,
+                reply=reply,
+                extension=demands,
+            )
+        if demands is not None:
+            raise ExtensionUnavailableError(
+                f"the server refuses EHLO, and {demands} needs it: {reply}",
+                stage=kind.stage,
+                reply=reply,
+                extension=demands,
+            )
+        reply = yield from exchange(commands.helo(self.domain), HELO)
+        if not reply.is_positive:
+            raise refused(HELO, reply)
+        self._learn(ServerCapabilities.helo(reply))
+
+    def _hello_line(self) -> tuple[Kind, bytes]:
+        if self.is_lmtp:
+            return LHLO, commands.lhlo(self.domain)
+        return EHLO, commands.ehlo(self.domain)
+
+    def _learn(self, capabilities: ServerCapabilities) -> None:
+        self.capabilities = capabilities
+        self.parser.wants_enhanced = capabilities.supports_enhanced_status
+        self.state = SessionState.MAIL_FROM if self.authenticated or self.mails else SessionState.AUTHENTICATION
+
+    def starttls(self) -> Flow[None]:
+        """STARTTLS up to its 220; everything learnt is dropped before the handshake (RFC 3207 section 4.2)."""
+        if self.state is not SessionState.AUTHENTICATION or self.authenticated or self.secure:
+            raise UsageError("STARTTLS is possible once, before AUTH and the first mail")
+        if not self.capabilities.supports_starttls:
+            raise StartTlsUnavailableError(
+                "the server does not offer STARTTLS, and TlsMode.STARTTLS demands it", extension="STARTTLS"
+            )
+        reply = yield from exchange(commands.starttls(), STARTTLS)
+        if reply.code != 220:
+            permanent = not reply.is_transient
+            raise TlsError(f"STARTTLS refused: {reply}", stage="STARTTLS", reply=reply, permanent=permanent)
+        self.state = SessionState.STARTTLS
+        self.capabilities = NO_CAPABILITIES
+        self.parser.wants_enhanced = False
+
+    def upgraded(self) -> None:
+        """The handshake and the name check are done: EHLO is next."""
+        self.secure = True
+        self.state = SessionState.EHLO
+
+    # --- AUTH
+    # ------------------------------------------------------------------------------------------------------------
+
+    def auth(self, mechanism: Mechanism) -> Flow[None]:
+        """One AUTH exchange (RFC 4954 section 4). Success is 235 and nothing else."""
+        if self.authenticated:
+            raise UsageError("already authenticated: AUTH is possible once (RFC 4954 section 4)")
+        self.require_between_mails("AUTH")
+        kind = auth_kind(mechanism.name)
+        reply = yield from self._first_response(kind, mechanism)
+        challenges = 0
+        while reply.code == 334 and mechanism.cancelled is None:
+            challenges += 1
+            if challenges > _CHALLENGES:
+                mechanism.cancelled = f"more than {_CHALLENGES} challenges"
+            reply = yield from exchange(self._answer(kind, mechanism, reply), kind)
+        self._conclude_auth(kind, mechanism, reply)
+
+    def _first_response(self, kind: Kind, mechanism: Mechanism) -> Flow[Reply]:
+        """AUTH with its initial response; in two steps where the line would be too long (RFC 4954 section 4)."""
+        initial = mechanism.start()
+        if initial is None:
+            return (yield from exchange(commands.auth(mechanism.name, None), kind))
+        encoded = base64.b64encode(initial)
+        if len("AUTH  \r\n") + len(mechanism.name) + len(encoded) <= commands.AUTH_INITIAL_LIMIT:
+            return (yield from exchange(commands.auth(mechanism.name, encoded), kind))
+        reply = yield from exchange(commands.auth(mechanism.name, None), kind)
+        if reply.code != 334:
+            return reply
+        return (yield from exchange(commands.auth_response(encoded), kind))
+
+    def _answer(self, kind: Kind, mechanism: Mechanism, reply: Reply) -> bytes:
+        """The line that answers a challenge; `*` where the exchange is cancelled."""
+        if mechanism.cancelled is not None:
+            self.condemn("a cancelled AUTH")
+            return commands.auth_cancel()
+        try:
+            challenge = base64.b64decode(reply.raw[4:-2].strip(b" "), validate=True)
+        except binascii.Error as error:
+            self.condemn("an undecodable challenge")
+            raise ProtocolError("the server's challenge is not base64", stage=kind.stage, reply=reply) from error
+        response = mechanism.respond(challenge)
+        if mechanism.malformed is not None:
+            self.condemn("a malformed challenge")
+            raise ProtocolError(f"{kind.stage}: {mechanism.malformed}", stage=kind.stage, reply=reply)
+        if response is None:
+            self.condemn("a cancelled AUTH")
+            return commands.auth_cancel()
+        return commands.auth_response(base64.b64encode(response))
+
+    def _conclude_auth(self, kind: Kind, mechanism: Mechanism, reply: Reply) -> None:
+        """Judge the final reply: 235 and a server that proved itself, or an error."""
+        reply = mechanism.redacted(reply)
+        if reply.code == 235 and mechanism.cancelled is None:
+            mechanism.accept(reply)
+        doubt = mechanism.cancelled or (mechanism.doubt if reply.code == 235 else None)
+        if doubt is not None:
+            self.condemn(f"AUTH failed: {doubt}")
+            permanent = True if mechanism.doubt else None
+            raise AuthenticationError(f"{kind.stage}: {doubt}", stage=kind.stage, reply=reply, permanent=permanent)
+        if reply.is_transient or reply.is_permanent:
+            raise AuthenticationError(
+                f"{kind.stage} refused: {reply}{mechanism.advice}",
+                stage=kind.stage,
+                reply=reply,
+                permanent=reply.is_permanent,
+                detail=mechanism.detail,
+            )
+        if reply.code != 235:
+            self.condemn("a wrong success of AUTH")
+            raise ProtocolError(f"{kind.stage} answered {reply}: only 235 is success", stage=kind.stage, reply=reply)
+        self.authenticated = True
+        self.state = SessionState.MAIL_FROM
+
+    # --- between mails
+    # ---------------------------------------------------------------------------------------------------
+
+    def rehlo(self) -> Flow[None]:
+        """EHLO again; what was learnt is replaced as a whole. No substitute for RSET."""
+        self.require_between_mails("EHLO")
+        self.state = SessionState.EHLO
+        self.nonmail += 1
+        kind, line = self._hello_line()
+        reply = yield from exchange(line, kind)
+        if reply.is_positive:
+            self._learn(ServerCapabilities.parse(reply))
+            return
+        self._learn(NO_CAPABILITIES)
+        self.condemn(f"a refused {kind.stage}")
+        raise self.refusal(kind, reply)
+
+    def reset(self) -> Flow[None]:
+        """RSET, at once; a refusal ends the session (F87)."""
+        self.require_between_mails("RSET")
+        self.nonmail += 1
+        reply = yield from exchange(commands.rset(), RSET)
+        if not reply.is_positive:
+            self.condemn("a refused RSET")
+            raise self.refusal(RSET, reply)
+        self.rset_owed = False
+
+    def noop(self) -> Flow[Reply]:
+        """NOOP; 2yz or an error that leaves the session usable."""
+        self.require_between_mails("NOOP")
+        self.nonmail += 1
+        self.noops += 1
+        reply = yield from exchange(commands.noop(), NOOP)
+        if not reply.is_positive:
+            raise self.refusal(NOOP, reply)
+        return reply
+
+    def vrfy(self, address: str) -> Flow[Reply]:
+        """VRFY; the reply whatever its code (F88)."""
+        return (yield from self._ask(commands.vrfy(address, self.capabilities), VRFY, MAX_REPLY))
+
+    def expn(self, name: str) -> Flow[Reply]:
+        """EXPN; the reply whatever its code."""
+        return (yield from self._ask(commands.expn(name, self.capabilities), EXPN, MAX_LISTING))
+
+    def help(self, topic: str | None) -> Flow[Reply]:
+        """HELP; the reply whatever its code."""
+        return (yield from self._ask(commands.help_(topic, self.capabilities), HELP, MAX_LISTING))
+
+    def _ask(self, line: bytes, kind: Kind, limit: int) -> Flow[Reply]:
+        self.require_between_mails(kind.stage)
+        self.nonmail += 1
+        self.parser.limit = limit
+        reply = yield from exchange(line, kind)
+        self.parser.limit = MAX_REPLY
+        return reply
+
+    def quit(self) -> Flow[bool]:
+        """QUIT; True if 221 was read. The caller closes in every case."""
+        self.state = SessionState.QUIT
+        reply = yield from exchange(commands.quit_(), QUIT)
+        return reply.code == 221
+
+    # --- judging replies
+    # -------------------------------------------------------------------------------------------------
+
+    def refusal(self, kind: Kind, reply: Reply) -> ReplyError:
+        """The error for a 4yz or 5yz reply; marks the session as closing where the reply says so (D6)."""
+        error = refused(kind, reply)
+        if used_up(kind, reply):
+            self.closing = reply
+            error._unanswered = kind.opens
+        return error
+
+
+def refused(kind: Kind, reply: Reply) -> ReplyError:
+    """`TransientReplyError` or `PermanentReplyError` for this reply."""
+    cls = TransientReplyError if reply.is_transient else PermanentReplyError
+    return cls(f"{kind.stage} refused: {reply}", stage=kind.stage, reply=reply)
+
+
+_USED_UP: dict[tuple[int, EnhancedStatus], frozenset[str]] = {
+    (451, EnhancedStatus(4, 4, 1)): frozenset({"MAIL", "RSET", "NOOP"}),
+    (451, EnhancedStatus(4, 4, 2)): frozenset({"MAIL", "RSET", "NOOP"}),
+    (451, EnhancedStatus(4, 3, 2)): frozenset({"MAIL", "RSET", "NOOP"}),
+    (452, EnhancedStatus(4, 4, 5)): frozenset({"MAIL", "RSET", "DATA"}),
+}
+_MAILBOX_BUSY = (432, EnhancedStatus(4, 3, 2))
+
+
+def used_up(kind: Kind, reply: Reply) -> bool:
+    """True if the reply says that this session is used up, though it is no 421 (pool CS12-CS15). Text is never read."""
+    if not reply.is_transient:
+        return False
+    status = reply.enhanced
+    if status is None:
+        return False
+    return kind.stage in _USED_UP.get((reply.code, status), ()) or (reply.code, status) == _MAILBOX_BUSY

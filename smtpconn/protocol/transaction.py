@@ -1,0 +1,374 @@
+"""One mail as one flow. SMTP and LMTP, DATA and BDAT, lock-step and pipelined are expressions inside it.
+
+Knows the decisions of pipelining section 6 (DT1-DT22): which octets share a flight, what each reply means for the mail,
+for its recipients and for the session. An `Attempt` keeps its entries of the ledger; every verdict is a function of
+what was settled there and of the octets taken, so it is the same whatever ended the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from smtpconn.protocol import body, commands
+from smtpconn.protocol.envelope import Outgoing, missing_end
+from smtpconn.protocol.errors import Delivery, DeliveryUnknownError, ProtocolError, SmtpError
+from smtpconn.protocol.flow import Flow, Pipelining, Step
+from smtpconn.protocol.ledger import CHUNK, DATA, DOT, END, LMTP_END, MAIL, RCPT, RSET, Entry
+from smtpconn.protocol.reply import MalformedReplyError, Reply
+from smtpconn.protocol.result import RecipientResult, SendResult, refusal
+from smtpconn.protocol.session import Session, SessionState
+
+GROUP = 4_096  # octets of commands without an answer (CN1): a blocking write cannot dead-lock
+WINDOW = 4  # BDAT chunks of a stream without an answer (CN4)
+
+_Verdict = tuple[Delivery, "Reply | None", "str | None"]
+_OUT_OF_STEP = 503  # BR10: client and server do not agree about the state
+_UNKNOWN_COMMAND = frozenset({500, 502, 504})
+
+
+class Attempt:
+    """One mail on one session. `flow` is its conversation; `results` its verdicts, at any moment."""
+
+    def __init__(self, outgoing: Outgoing, session: Session) -> None:
+        self.outgoing = outgoing
+        self.session = session
+        self.rset: Entry | None = None
+        self.mail = Entry(MAIL)
+        self.rcpts = [Entry(RCPT) for _ in outgoing.rcpt_lines]
+        self.data: Entry | None = None
+        self.chunks: list[Entry] = []
+        self.ends: list[Entry] = []
+        self.accepted: list[int] = []  # places of the accepted RCPTs, in order
+        self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
+
+    # --- the conversation
+    # ------------------------------------------------------------------------------------------------
+
+    def flow(self, level: Pipelining) -> Flow[SendResult]:
+        """Send the mail. Raises a `ReplyError` or `RecipientsRefusedError` for a refusal (LMTP: of the whole mail)."""
+        grouped = level > Pipelining.OFF and self.session.capabilities.supports_pipelining
+        yield from self._envelope(grouped)
+        if (yield from self._envelope_refused()):
+            return SendResult(self.results())
+        self.session.state = SessionState.DATA
+        if self.outgoing.chunking:
+            yield from self._chunks(grouped)
+        else:
+            yield from self._data()
+        return self._concluded()
+
+    def _envelope(self, grouped: bool) -> Flow[None]:
+        """RSET if owed, MAIL, every RCPT, and DATA: in groups of at most GROUP octets, or one by one."""
+        session = self.session
+        lines: list[tuple[bytes, Entry]] = []
+        if session.rset_owed and session.mails:
+            self.rset = Entry(RSET)
+            session.nonmail += 1
+            if session.rset_alone:
+                yield Step(commands.rset(), (self.rset,), RSET.stage)
+            else:
+                lines.append((commands.rset(), self.rset))
+        lines.append((self.outgoing.mail_line, self.mail))
+        lines.extend(zip(self.outgoing.rcpt_lines, self.rcpts, strict=True))
+        if not self.outgoing.chunking:
+            self.data = Entry(DATA)
+            lines.append((commands.data(), self.data))
+        for group in _groups(lines, GROUP if grouped else 0):
+            if self._is_pointless(group):
+                return
+            entries = [entry for _, entry in group]
+            if self.mail in entries:
+                session.mails += 1
+                session.rset_owed = True
+            yield Step(b"".join([line for line, _ in group]), entries, entries[0].kind.stage)
+            self._follow_state()
+
+    def _is_pointless(self, group: Sequence[tuple[bytes, Entry]]) -> bool:
+        """True if nothing can come of writing this group: MAIL is refused, or only DATA is left and nobody accepted."""
+        if self.mail.reply is None:
+            return False
+        only_data = group[0][1] is self.data
+        return not self.mail.reply.is_positive or (only_data and not any(_is_positive(entry) for entry in self.rcpts))
+
+    def _follow_state(self) -> None:
+        if _is_positive(self.mail):
+            self.session.state = SessionState.RCPT_TO
+        elif self.mail.reply is not None:
+            self.session.state = SessionState.MAIL_FROM
+
+    def _envelope_refused(self) -> Flow[bool]:
+        """Judge the replies to the envelope.
+
+        False if the content follows, True if the (LMTP) result stands, else raises.
+        """
+        session = self.session
+        if self.rset is not None and not _is_positive(self.rset):
+            session.retiring = True  # RE5: MAIL clears the buffers, too (RFC 5321 section 4.1.1.2)
+        if not _is_positive(self.mail):
+            yield from self._leave_data()
+            self._raise_mail_refused()
+        out_of_step = next((entry for entry in self.rcpts if _code(entry) == _OUT_OF_STEP), None)
+        if out_of_step is not None:
+            self._raise_refused(out_of_step)
+        self.accepted = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
+        if not self.accepted:
+            yield from self._leave_data()
+            session.state = SessionState.MAIL_FROM
+            if session.is_lmtp:
+                return True
+            raise refusal(self.results())
+        if self.data is not None and _code(self.data) >= 400:
+            self._raise_refused(self.data)
+        return False
+
+    def _leave_data(self) -> Flow[None]:
+        """Leave an unwanted 354.
+
+        By a lone dot where that is harmless (RFC 2920 section 3.1), else by closing (DT13, DT14).
+        """
+        accepted_somebody = any(_is_positive(entry) for entry in self.rcpts)
+        if not _is_positive(self.mail) and accepted_somebody:
+            self.session.condemn("a RCPT accepted without a MAIL")  # an older envelope: AK23
+            return
+        if self.data is None or self.data.reply is None or self.data.reply.code >= 400:
+            return
+        if self.session.is_lmtp:
+            self.session.condemn("DATA accepted without a recipient")  # how many replies a dot gets is undefined
+            return
+        reply = (yield Step(body.TERMINATOR, (Entry(DOT),), DOT.stage))[0]
+        if reply.is_positive:
+            self.session.condemn("a message accepted without a recipient")
+
+    def _raise_mail_refused(self) -> None:
+        reply = self.mail.reply
+        assert reply is not None
+        self.session.state = SessionState.MAIL_FROM
+        if reply.code == _OUT_OF_STEP and self.rset is not None and not self.session.rset_alone:
+            # FB6: this server cannot take MAIL behind RSET in one flight. That speaks of the flight, not of the mail.
+            self.session.condemn("503 to MAIL behind RSET")
+            error = ProtocolError(f"MAIL behind RSET answered {reply}", stage=MAIL.stage, reply=reply)
+            error._unanswered = error._rset_alone = True
+            raise error
+        self._raise_refused(self.mail)
+
+    def _raise_refused(self, entry: Entry) -> None:
+        """Raise the refusal of this entry for the whole mail."""
+        assert entry.reply is not None
+        if entry.reply.code == _OUT_OF_STEP:
+            self.session.condemn(f"503 to {entry.kind.stage}")
+        self.session.state = SessionState.MAIL_FROM
+        raise self.session.refusal(entry.kind, entry.reply)
+
+    # --- the content
+    # -----------------------------------------------------------------------------------------------------
+
+    def _expect_end(self, offset: int) -> list[Entry]:
+        """The entries of the end of data: one, or over LMTP one for each accepted RCPT (RFC 2033 section 4.2)."""
+        kind, count = (LMTP_END, len(self.accepted)) if self.session.is_lmtp else (END, 1)
+        self.ends = [Entry(kind, offset) for _ in range(count)]
+        return self.ends
+
+    def _data(self) -> Flow[None]:
+        """The body and the dot. The tail of the body may share the terminator's slice; nothing follows (BR13)."""
+        content = self.outgoing.content
+        if content is None:
+            yield from self._data_stream()
+            return
+        stuffed, end = body.stuffed(content), body.ending(content)
+        whole = len(stuffed) - len(stuffed) % body.SLICE
+        if whole:
+            yield Step(memoryview(stuffed)[:whole], (), "body")
+        last = stuffed[whole:] + end
+        yield Step(last, self._expect_end(len(last)), "body")
+
+    def _data_stream(self) -> Flow[None]:
+        stuffer, source = body.DotStuffer(), self.outgoing.source()
+        held = b""
+        while (octets := self._pull(source)) is not None:
+            if held:
+                yield Step(held, (), "body")
+            held = stuffer.process_chunk(octets)
+        last = held + stuffer.finish()
+        yield Step(last, self._expect_end(len(last)), "body")
+
+    def _chunks(self, grouped: bool) -> Flow[None]:
+        """BDAT (RFC 3030). Bytes are one LAST chunk.
+
+        A stream goes in windows, LAST alone after every earlier 2yz (EN8).
+        """
+        content = self.outgoing.content
+        if content is not None:
+            yield from self._last_chunk(content + (b"" if self.outgoing.is_binary else missing_end(content)))
+            return
+        source = self.outgoing.source()
+        held = self._chunk(source)
+        while held is not None:
+            window: list[bytes] = []
+            while len(window) < (WINDOW if grouped else 1):
+                following = self._chunk(source)
+                if following is None:
+                    break
+                window.append(held)
+                held = following
+            if not window:
+                break
+            yield from self._window(window)
+        yield from self._last_chunk(held or b"")
+
+    def _chunk(self, source: Iterator[bytes]) -> bytes | None:
+        """The next chunk of a stream, or None at its end."""
+        parts, size = [], 0
+        while size < body.CHUNK and (octets := self._pull(source)) is not None:
+            parts.append(octets)
+            size += len(octets)
+        return b"".join(parts) if parts else None
+
+    def _window(self, window: Sequence[bytes]) -> Flow[None]:
+        entries = [Entry(CHUNK) for _ in window]
+        self.chunks.extend(entries)
+        parts: list[bytes] = []
+        for chunk in window:
+            parts.append(commands.bdat(len(chunk), last=False))
+            parts.append(chunk)
+        yield Step(b"".join(parts), entries, CHUNK.stage)
+        for entry in entries:
+            if not _is_positive(entry):
+                if _code(entry) in _UNKNOWN_COMMAND:
+                    self.session.condemn("BDAT is unknown: its octets may be taken for commands")
+                self._raise_refused(entry)
+
+    def _last_chunk(self, chunk: bytes) -> Flow[None]:
+        line = commands.bdat(len(chunk), last=True)
+        ends = self._expect_end(len(line) + len(chunk))
+        if len(chunk) <= body.SLICE:
+            yield Step(line + chunk, ends, END.stage, droppable=True)
+            return
+        yield Step(line, ends, END.stage, replies=0, droppable=True)
+        yield Step(memoryview(chunk), (), END.stage)
+
+    def _pull(self, source: Iterator[bytes]) -> bytes | None:
+        """The next octets of the caller's source.
+
+        It failed: BDAT goes on after RSET; DATA must close, because ending early would commit a message cut short
+        (BR19).
+        """
+        try:
+            return next(source, None)
+        except Exception as error:
+            self.session.source_error = error
+            if self.outgoing.chunking:
+                self.session.state = SessionState.MAIL_FROM
+            else:
+                self.session.condemn("a message cut short by its source")
+            raise
+
+    # --- the outcome
+    # -----------------------------------------------------------------------------------------------------
+
+    def _concluded(self) -> SendResult:
+        """All final replies are in: the result, or the refusal of the whole mail."""
+        session = self.session
+        session.state = SessionState.MAIL_FROM
+        self._look_for_surplus()
+        if any(_is_positive(entry) for entry in self.ends):
+            session.rset_owed = False
+        if self.misaligned:
+            raise ProtocolError("replies that answer nothing followed the final reply", stage=END.stage)
+        if self.outgoing.chunking and any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
+            session.condemn("BDAT is unknown: its octets may be taken for commands")
+        first = self.ends[0]
+        if not session.is_lmtp and not _is_positive(first):
+            assert first.reply is not None
+            raise session.refusal(END, first.reply)
+        return SendResult(self.results(), None if session.is_lmtp else first.reply)
+
+    def _look_for_surplus(self) -> None:
+        """OS and LS: octets behind the final reply end the session.
+
+        They leave the verdict in doubt where it could be theirs.
+        """
+        parser = self.session.parser
+        if not parser.pending:
+            return
+        self.session.condemn("octets behind the final reply")
+        codes: list[int] = []
+        try:
+            while (reply := parser.next_reply()) is not None:
+                codes.append(reply.code)
+        except MalformedReplyError:
+            codes.append(0)
+        if parser.pending:
+            codes.append(0)
+        farewell = all(code in (421, 221) for code in codes)
+        success = all(200 <= code <= 299 for code in codes)
+        if self.session.is_lmtp:
+            self.misaligned = not farewell and not (success and all(_is_positive(entry) for entry in self.ends))
+        elif _is_positive(self.ends[0]):
+            self.misaligned = not farewell and not success
+        else:
+            self.misaligned = any(200 <= code <= 299 and code != 221 for code in codes)
+
+    def results(self) -> tuple[RecipientResult, ...]:
+        """What is known of every recipient given, in order."""
+        verdicts = [self._verdict(place) for place in range(len(self.rcpts))]
+        pairs = zip(self.outgoing.recipients, self.outgoing.given, strict=True)
+        return tuple(RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs)
+
+    def _verdict(self, place: int) -> _Verdict:
+        refused = self._refused_by(place)
+        if refused is not None:
+            return Delivery.NOT_DELIVERED, refused.reply, refused.kind.stage
+        end = self._end_of(place)
+        if end is None or (end.reply is None and not self.session.ledger.committed(end)):
+            return Delivery.NOT_DELIVERED, None, None
+        if end.reply is None or self.misaligned:
+            return Delivery.UNKNOWN, end.reply, end.kind.stage
+        verdict = Delivery.DELIVERED if end.reply.is_positive and end.reply.code != 221 else Delivery.NOT_DELIVERED
+        return verdict, end.reply, end.kind.stage
+
+    def _refused_by(self, place: int) -> Entry | None:
+        """The first entry whose refusal says that this recipient cannot have the mail."""
+        for entry in (self.mail, self.rcpts[place], self.data, *self.chunks):
+            if entry is not None and entry.reply is not None and entry.reply.code >= 400:
+                return entry
+        return None
+
+    def _end_of(self, place: int) -> Entry | None:
+        if not self.ends or place not in self.accepted:
+            return None
+        return self.ends[self.accepted.index(place)] if self.session.is_lmtp else self.ends[0]
+
+    def explained(self, error: SmtpError) -> SmtpError:
+        """The error with this attempt's verdicts; `DeliveryUnknownError` from it where a recipient's is UNKNOWN."""
+        results = self.results()
+        if any(entry.delivery is Delivery.UNKNOWN for entry in results):
+            unknown = DeliveryUnknownError(
+                f"the end of data was handed over, and whether the server took the mail is not known: {error}",
+                reply=error.reply,
+                recipients=results,
+            )
+            unknown.__cause__ = error
+            return unknown
+        error.recipients = results
+        return error
+
+
+def _is_positive(entry: Entry) -> bool:
+    return entry.reply is not None and entry.reply.is_positive
+
+
+def _code(entry: Entry) -> int:
+    return entry.reply.code if entry.reply is not None else 0
+
+
+def _groups(lines: Sequence[tuple[bytes, Entry]], limit: int) -> Iterator[list[tuple[bytes, Entry]]]:
+    """Whole lines in groups of at most `limit` octets; a line is never split, and goes alone where it is longer."""
+    group: list[tuple[bytes, Entry]] = []
+    size = 0
+    for line in lines:
+        if group and size + len(line[0]) > limit:
+            yield group
+            group, size = [], 0
+        group.append(line)
+        size += len(line[0])
+    yield group
