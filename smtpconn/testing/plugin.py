@@ -1,0 +1,105 @@
+"""The pytest plugin: servers as fixtures, options by marker.
+
+It knows pytest and the names of the fixtures (specification users 15). It refuses to import anything heavy before a
+fixture is used: collecting a test suite that never sends mail costs one small module.
+
+Laws: what a fixture starts is stopped at the end of its test; options come from `@pytest.mark.smtpconn(...)`, the
+closest marker wins for each option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from .ca import TestAuthority
+    from .server import LoopbackServer
+
+__all__ = ["ServerFactory"]
+
+
+class ServerFactory(Protocol):
+    """What `smtpconn_server_factory` gives."""
+
+    def __call__(self, **options: Any) -> LoopbackServer:
+        """Start one more server with these keywords of `LoopbackServer`, and `faults`."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers",
+        "smtpconn(extensions=, auth={user: password}, tls=, faults=[(stage, kind), ...], greeting=, rtt=, ...): "
+        "options of smtpconn.testing.LoopbackServer for the smtpconn_* fixtures of this test",
+    )
+
+
+@pytest.fixture(scope="session")
+def smtpconn_ca() -> Iterator[TestAuthority]:
+    """Give a throw-away certification authority: `.pem`, `.path`, `.issue(names, **faults)`."""
+    from .ca import TestAuthority
+
+    with TestAuthority() as authority:
+        yield authority
+
+
+@pytest.fixture
+def smtpconn_server_factory(request: pytest.FixtureRequest) -> Iterator[ServerFactory]:
+    """Give a function that starts servers; the marker's options are their defaults. All are stopped at the end."""
+    from .server import LoopbackServer
+
+    servers: list[LoopbackServer] = []
+
+    def start(**options: Any) -> LoopbackServer:
+        options = {**_marked(request), **options}
+        faults = options.pop("faults", ())
+        if options.get("tls") and options.get("ca") is None:
+            options["ca"] = request.getfixturevalue("smtpconn_ca")
+        server = LoopbackServer(**options)
+        for fault in faults:
+            if isinstance(fault, dict):
+                server.fault(**fault)
+            else:
+                server.fault(*fault)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def smtpconn_server(smtpconn_server_factory: ServerFactory) -> LoopbackServer:
+    """Give a running SMTP server on loopback."""
+    return smtpconn_server_factory()
+
+
+@pytest.fixture
+def smtpconn_lmtp_server(smtpconn_server_factory: ServerFactory) -> LoopbackServer:
+    """Give a running LMTP server on loopback, or on a Unix socket with `@pytest.mark.smtpconn(unix_socket=True)`."""
+    return smtpconn_server_factory(protocol="lmtp")
+
+
+@pytest.fixture
+def smtpconn_tls_server(smtpconn_server_factory: ServerFactory) -> LoopbackServer:
+    """Give a running SMTP server with implicit TLS; clients trust it by `smtpconn_ca`."""
+    return smtpconn_server_factory(tls="implicit")
+
+
+@pytest.fixture
+def smtpconn_starttls_server(smtpconn_server_factory: ServerFactory) -> LoopbackServer:
+    """Give a running SMTP server with STARTTLS; clients trust it by `smtpconn_ca`."""
+    return smtpconn_server_factory(tls="starttls")
+
+
+def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for mark in reversed(list(request.node.iter_markers("smtpconn"))):
+        if mark.args:
+            raise pytest.UsageError("@pytest.mark.smtpconn takes keywords only")
+        options.update(mark.kwargs)
+    return options

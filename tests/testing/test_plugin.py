@@ -1,0 +1,153 @@
+"""The plugin, seen from a user's project (users PT17): each test below is one that a user would write."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+PREFACE = """
+import smtplib, ssl, threading
+import pytest
+
+def send(server, *recipients, content="Subject: x\\r\\n\\r\\n", **options):
+    with smtplib.SMTP(server.host, server.port) as client:
+        return client.sendmail("a@x.test", recipients or ["b@x.test"], content, **options)
+"""
+
+
+@pytest.fixture
+def user(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider\nfilterwarnings = error")
+    return pytester
+
+
+def run(user: pytest.Pytester, test: str, **outcomes: int) -> None:
+    user.makepyfile(PREFACE + test)
+    loaded = "smtpconn.testing.plugin" in {
+        entry.value for entry in __import__("importlib.metadata").metadata.entry_points(group="pytest11")
+    }
+    result = user.runpytest_subprocess(*([] if loaded else ["-p", "smtpconn.testing.plugin"]), "--strict-markers")
+    result.assert_outcomes(**(outcomes or {"passed": 1}))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        # PT1
+        """
+def test_envelope(smtpconn_server):
+    send(smtpconn_server, "b@x.test", "c@x.test")
+    mail = smtpconn_server.mails[0]
+    assert (mail.sender, mail.recipients) == ("a@x.test", ["b@x.test", "c@x.test"])
+    assert mail.message["Subject"] == "x"
+""",
+        """
+def test_dsn_parameters(smtpconn_server):
+    send(smtpconn_server, mail_options=["RET=HDRS"], rcpt_options=["NOTIFY=FAILURE"])
+    mail = smtpconn_server.mails[0]
+    assert mail.mail_params["RET"] == "HDRS"
+    assert mail.rcpt_params == [{"NOTIFY": "FAILURE"}]
+""",
+        # PT2
+        """
+def test_lmtp_verdict(smtpconn_lmtp_server):
+    smtpconn_lmtp_server.refuse("b@x.test", "452 4.2.2 Full", when="data")
+    with smtplib.LMTP(smtpconn_lmtp_server.host, smtpconn_lmtp_server.port) as client:
+        with pytest.raises(smtplib.SMTPDataError, match="4.2.2"):
+            client.sendmail("a@x.test", ["b@x.test"], "x")
+""",
+        """
+@pytest.mark.smtpconn(unix_socket=True)
+def test_lmtp_over_a_unix_socket(smtpconn_lmtp_server):
+    with smtplib.LMTP(smtpconn_lmtp_server.unix_socket) as client:
+        client.sendmail("a@x.test", ["b@x.test"], "x")
+    assert smtpconn_lmtp_server.mails[0].recipients == ["b@x.test"]
+""",
+        # PT3, PT4
+        """
+def test_tls(smtpconn_tls_server, smtpconn_ca):
+    trust = ssl.create_default_context(cafile=smtpconn_ca.path)
+    with smtplib.SMTP_SSL(smtpconn_tls_server.host, smtpconn_tls_server.port, context=trust) as client:
+        assert client.noop()[0] == 250
+""",
+        """
+def test_starttls(smtpconn_starttls_server, smtpconn_ca):
+    with smtplib.SMTP(smtpconn_starttls_server.host, smtpconn_starttls_server.port) as client:
+        client.starttls(context=ssl.create_default_context(cafile=smtpconn_ca.path))
+        assert client.ehlo()[0] == 250
+""",
+        """
+def test_certificate_failure(smtpconn_server_factory, smtpconn_ca):
+    server = smtpconn_server_factory(tls="implicit", certificate=smtpconn_ca.issue(expired=True))
+    trust = ssl.create_default_context(cafile=smtpconn_ca.path)
+    with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+        smtplib.SMTP_SSL(server.host, server.port, context=trust)
+""",
+        # PT5
+        """
+def test_factory(smtpconn_server_factory):
+    one, two = smtpconn_server_factory(), smtpconn_server_factory(protocol="lmtp")
+    assert one.port != two.port
+    send(one)
+    assert (one.received, two.received) == (1, 0)
+""",
+        # PT8
+        """
+@pytest.mark.smtpconn(auth={"user": "secret"}, faults=[("MAIL", "421", 2)], greeting="hello")
+def test_421_in_mid_batch(smtpconn_server):
+    with smtplib.SMTP(smtpconn_server.host, smtpconn_server.port) as client:
+        client.login("user", "secret")
+        client.sendmail("a@x.test", ["b@x.test"], "x")
+        with pytest.raises(smtplib.SMTPSenderRefused, match="421"):
+            client.sendmail("a@x.test", ["b@x.test"], "x")
+    assert smtpconn_server.received == 1
+""",
+        """
+@pytest.mark.smtpconn(faults=[{"stage": "NOOP", "kind": "4yz"}], extensions=["SIZE"], greeting="far")
+class TestMarkers:
+    @pytest.mark.smtpconn(greeting="near")
+    def test_the_closest_marker_wins(self, smtpconn_server):
+        with smtplib.SMTP() as client:
+            assert client.connect(smtpconn_server.host, smtpconn_server.port)[1] == b"near"
+            assert client.noop()[0] == 451
+            client.ehlo()
+            assert list(client.esmtp_features) == ["size"]
+""",
+    ],
+    ids=["PT1-envelope", "PT1-dsn", "PT2-lmtp", "PT2-unix", "PT3-tls", "PT3-starttls", "PT4-certificate",
+         "PT5-factory", "PT8-421", "PT8-closest"],
+)  # fmt: skip
+def test_a_user_s_test_passes(user: pytest.Pytester, test: str) -> None:
+    run(user, test)
+
+
+def test_what_a_fixture_started_is_stopped(user: pytest.Pytester) -> None:
+    run(
+        user,
+        """
+def test_one(smtpconn_server, smtpconn_server_factory):
+    smtpconn_server_factory(protocol="lmtp")
+    assert threading.active_count() == 3
+
+def test_two():
+    assert threading.active_count() == 1
+""",
+        passed=2,
+    )
+
+
+def test_the_marker_takes_keywords_only(user: pytest.Pytester) -> None:
+    run(user, "@pytest.mark.smtpconn(1)\ndef test(smtpconn_server): pass\n", errors=1)
+
+
+def test_loading_the_plugin_imports_nothing_heavy() -> None:
+    program = "import sys, pytest, smtpconn.testing.plugin as p; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert [name for name in modules if name.startswith("smtpconn")] == [
+        "smtpconn", "smtpconn.testing", "smtpconn.testing.plugin",
+    ]  # fmt: skip
+    assert not {"cryptography", "ssl"} & set(modules)
