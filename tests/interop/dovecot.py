@@ -1,0 +1,208 @@
+"""A private Dovecot (2.3 in Debian 12): LMTP on TCP and on a Unix socket, AUTH for our Postfix; and, apart, submission.
+
+| address | what it is |
+|---|---|
+| `port` | LMTP with STARTTLS |
+| `tls_port` | LMTP under implicit TLS |
+| `unix_socket` | LMTP on a Unix socket |
+| `auth_socket` | what Postfix asks for AUTH: PLAIN, LOGIN, SCRAM-SHA-256 |
+
+`alice@lab.test`, `bob@`, `carol@`, `dave@` take mail; `full@` is over its quota (552 at the end of data), `broken@`
+has a home where nothing can be written (451 at the end of data), everybody else is 550 at RCPT. Mail comes out as it
+went in, headers or not; behind BDAT even without a final CRLF.
+
+`DovecotSubmission` is another Dovecot with nothing but the submission service, which hands each command on to our
+Postfix, so that its mail is found there. It wants AUTH before MAIL.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .daemon import HOST, Daemon, accepts, free_ports, greets
+from .postfix import Postfix
+from .servers import DOMAIN, HOSTNAME, LOGIN, UNICODE_LOGIN, MailServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .certificates import Certificates
+
+_COMMON = """\
+base_dir = {directory}/run
+state_dir = {directory}/state
+log_path = {directory}/dovecot.log
+info_log_path = {directory}/dovecot.log
+listen = {host}
+hostname = {hostname}
+first_valid_uid = 1
+default_process_limit = 100
+shutdown_clients = yes
+
+ssl = yes
+ssl_cert = <{certificate}
+ssl_key = <{key}
+
+auth_mechanisms = plain login scram-sha-256
+auth_username_format = %Ln
+auth_failure_delay = 0
+disable_plaintext_auth = no
+passdb {{
+  driver = passwd-file
+  args = {directory}/users
+}}
+userdb {{
+  driver = passwd-file
+  args = {directory}/users
+}}
+# No penalty for wrong passwords: one test's must not slow down the next one's.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+service stats {{
+  unix_listener stats-writer {{
+    mode = 0666
+  }}
+}}
+"""
+
+_LMTP = """\
+protocols = lmtp
+mail_location = maildir:~
+mail_plugins = quota
+mail_fsync = never
+plugin {{
+  quota = maildir:User quota
+}}
+service auth {{
+  unix_listener {directory}/auth {{
+    mode = 0666
+  }}
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    port = {port}
+  }}
+  inet_listener lmtps {{
+    port = {tls_port}
+    ssl = yes
+  }}
+  unix_listener {directory}/lmtp {{
+    mode = 0666
+  }}
+}}
+"""
+
+
+_SUBMISSION = """\
+protocols = submission
+mail_location = maildir:~
+submission_relay_host = {host}
+submission_relay_port = {relay_port}
+service submission-login {{
+  inet_listener submission {{
+    port = {port}
+  }}
+  inet_listener submissions {{
+    port = {tls_port}
+    ssl = yes
+  }}
+}}
+"""
+
+
+class _PrivateDovecot(MailServer):
+    """What both have in common: passwords, TLS, the log."""
+
+    def _daemon_of(self, services: str) -> Daemon:
+        configuration = self.directory / "dovecot.conf"
+        common = _COMMON.format(
+            directory=self.directory,
+            host=HOST,
+            hostname=HOSTNAME,
+            certificate=self.certificates.server_certificate,
+            key=self.certificates.server_key,
+        )
+        configuration.write_text(common + services, encoding="ascii")
+        return Daemon(["/usr/sbin/dovecot", "-F", "-c", str(configuration)], self.directory / "output")
+
+    def _write_users(self, mailboxes: Iterable[str] = ()) -> None:
+        """Write the file of passwords and users; see passwd-file in Dovecot's manual for its fields."""
+        homes = self.directory / "mail"
+        homes.mkdir(exist_ok=True)
+        shutil.chown(homes, 65534, 65534)
+        lines = [
+            f"{user}:{{PLAIN}}{password}:65534:65534::{homes}/{user}::" for user, password in (LOGIN, UNICODE_LOGIN)
+        ]
+        lines += [f"{user}::65534:65534::{homes}/{user}::" for user in mailboxes]
+        lines += [
+            f"full::65534:65534::{homes}/full::userdb_quota_rule=*:bytes=1",
+            "broken::65534:65534::/proc/nonexistent::",
+        ]
+        (self.directory / "users").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def log(self) -> str:
+        log = self.directory / "dovecot.log"
+        return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+
+
+class Dovecot(_PrivateDovecot):
+    """A Dovecot of our own with LMTP; see the head of the module for its addresses and users."""
+
+    name = "Dovecot"
+    package = "dovecot-lmtpd"
+    trace = (b"Return-Path", b"Delivered-To", b"Received")
+    users = tuple(f"{user}@{DOMAIN}" for user in ("alice", "bob", "carol", "dave"))
+    completes_last_chunk = False
+    full = f"full@{DOMAIN}"
+    broken = f"broken@{DOMAIN}"
+
+    def __init__(self, certificates: Certificates) -> None:
+        super().__init__(certificates)
+        self.port = self.tls_port = 0
+        self.unix_socket = str(self.directory / "lmtp")
+        self.auth_socket = str(self.directory / "auth")
+
+    @classmethod
+    def programs(cls) -> tuple[Path, ...]:
+        return Path("/usr/sbin/dovecot"), Path("/usr/lib/dovecot/lmtp")
+
+    def configure(self) -> Daemon:
+        self.port, self.tls_port = free_ports(2)
+        self._write_users(user.partition("@")[0] for user in self.users)
+        return self._daemon_of(_LMTP.format(directory=self.directory, port=self.port, tls_port=self.tls_port))
+
+    def is_ready(self) -> bool:
+        return greets(self.port) and all(accepts(at) for at in (self.tls_port, self.unix_socket, self.auth_socket))
+
+
+class DovecotSubmission(_PrivateDovecot):
+    """Dovecot's submission service in front of a Postfix; its users and their mailboxes are Postfix's."""
+
+    name = "Dovecot submission"
+    package = "dovecot-submissiond"
+    trace = (*Postfix.trace, b"Received")
+    users = Postfix.users
+
+    def __init__(self, certificates: Certificates, relay: Postfix) -> None:
+        super().__init__(certificates)
+        self.port = self.tls_port = 0
+        self.relay = relay
+        self.mail_directory = relay.mail_directory
+
+    @classmethod
+    def programs(cls) -> tuple[Path, ...]:
+        return Path("/usr/sbin/dovecot"), Path("/usr/lib/dovecot/submission")
+
+    def configure(self) -> Daemon:
+        self.port, self.tls_port = free_ports(2)
+        self._write_users()
+        services = _SUBMISSION.format(host=HOST, relay_port=self.relay.port, port=self.port, tls_port=self.tls_port)
+        return self._daemon_of(services)
+
+    def is_ready(self) -> bool:
+        return greets(self.port) and accepts(self.tls_port)
