@@ -1,0 +1,70 @@
+"""How the command line shows things: tables, and a progress bar on a terminal.
+
+Uses rich where it is installed and stdout is a terminal; otherwise writes plain text without a single control sequence.
+Refuses to know what the rows mean. Everything fits 80 columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = Sequence[str]
+WIDTH = 80
+
+
+def _console() -> Console | None:
+    """The console of rich, or None where plain text is wanted."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False)
+
+
+def _fit(row: Row, widths: Sequence[int]) -> str:
+    line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
+
+
+def table(title: str, rows: Sequence[Row], *, header: Row = ()) -> None:
+    """Write a table with a title; the last column is cut to what the width leaves."""
+    console = _console()
+    if console is None:
+        every = [header, *rows] if header else rows
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        print(title, *(_fit(row, widths) for row in every), "", sep="\n")
+        return
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=Text(title), title_justify="left", title_style="bold", show_header=bool(header), box=SIMPLE)
+    columns = list(zip(*rows, strict=True))
+    for name, column in zip(header or [""] * len(columns), columns, strict=True):
+        whole = None if column is columns[-1] else max(map(len, column))
+        shown.add_column(name, min_width=whole, overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+
+
+@contextlib.contextmanager
+def progress(total: int, *, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, for as long as the block runs; the block calls what it is given with the number done."""
+    console = _console() if wanted else None
+    if console is None:
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
