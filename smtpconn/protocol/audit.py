@@ -6,7 +6,6 @@ open: a sink ignores what it does not know.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -121,7 +120,7 @@ class ListAuditSink:
     """Keeps every event in a list; safe for threads."""
 
     def __init__(self) -> None:
-        self._events: deque[AuditEvent] = deque()  # append and popleft are atomic on every build of CPython
+        self._events: list[AuditEvent] = []  # append, copy and clear are atomic on every build of CPython
 
     def on_event(self, event: AuditEvent) -> None:
         """Keep it."""
@@ -130,7 +129,7 @@ class ListAuditSink:
     @property
     def events(self) -> list[AuditEvent]:
         """A copy of what was kept, oldest first."""
-        return list(self._events)
+        return self._events.copy()
 
     def clear(self) -> None:
         """Forget everything."""

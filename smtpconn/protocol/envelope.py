@@ -8,12 +8,13 @@ refused here, so that a failure leaves the connection exactly as it was.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from smtpconn.protocol import body, commands, gate
 from smtpconn.protocol.address import ReversePath
-from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError
+from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError, SmtpError
 from smtpconn.protocol.mail import Mail, Recipient, wants_smtputf8
 from smtpconn.protocol.policy import SendPolicy
 
@@ -110,43 +111,50 @@ class Outgoing:
         offered = session.capabilities.supports_8bitmime
         if declared is not None:
             if declared == "7BIT" and self.content is not None and not self.content.isascii():
-                raise InvalidInputError("params.body is 7BIT, but message has an octet above 127")
+                raise self._eight_bit_error()
             return declared, declared == "7BIT"
         if self.content is None:
             return ("8BITMIME", False) if offered else (None, True)
         if self.content.isascii():
             return None, False
         if not offered:
-            raise eight_bit_error()
+            raise self._eight_bit_error()
         return "8BITMIME", False
+
+    def _eight_bit_error(self) -> SmtpError:
+        """The message has octets above 127: the caller said that it has none, or the server does not take them."""
+        if self.mail.params.body == "7BIT":
+            return InvalidInputError("params.body is 7BIT, but message has an octet above 127")
+        return ExtensionUnavailableError(
+            "message has an octet above 127 and the server does not offer 8BITMIME: encode it, or use send_message",
+            extension="8BITMIME",
+        )
 
     def _ask_policy(self) -> None:
         """F98: once each, in this order; whatever a policy raises is a refusal."""
         if self.policy is None:
             return
         size = len(self.mail.message) if isinstance(self.mail.message, bytes) else self.mail.size
-        try:
+        with _fails_closed():
             self.policy.check_sender(self.sender)
             self.policy.check_recipients(self.recipients)
             self.policy.check_message_size(size)
-        except PolicyError:
-            raise
-        except Exception as error:
-            raise PolicyError(f"the policy failed: {type(error).__name__}") from error
 
     def source(self) -> Iterator[bytes]:
         """The octets of a stream as they are sent but for dot-stuffing, checked as they pass (F61, F63, F64, F99)."""
         canonicaliser = None if self.is_binary else body.Canonicaliser(self.mail.newlines)
-        size, counts_for_policy = self.mail.size, self.policy is not None and self.mail.size is None
+        size = self.mail.size
+        counting_policy = self.policy if size is None else None
         total, last = 0, b"\r\n"
         for octets in body.slices(self.mail.message):
             total += len(octets)
             if size is not None and total > size:
                 raise InvalidInputError(f"size is {size}, but message has more octets")
-            if counts_for_policy:
-                self._ask_size(total)
+            if counting_policy is not None:
+                with _fails_closed():
+                    counting_policy.check_message_size(total)
             if self.eight_bit_refused and not octets.isascii():
-                raise eight_bit_error()
+                raise self._eight_bit_error()
             if canonicaliser is not None:
                 octets = canonicaliser.process(octets)
             last = (last + octets)[-2:]
@@ -159,27 +167,21 @@ class Outgoing:
         if self.chunking and not self.is_binary and last != b"\r\n":
             yield b"\r\n"
 
-    def _ask_size(self, total: int) -> None:
-        assert self.policy is not None
-        try:
-            self.policy.check_message_size(total)
-        except PolicyError:
-            raise
-        except Exception as error:
-            raise PolicyError(f"the policy failed: {type(error).__name__}") from error
+
+@contextlib.contextmanager
+def _fails_closed() -> Iterator[None]:
+    """F98a: whatever a policy raises is a refusal."""
+    try:
+        yield
+    except PolicyError:
+        raise
+    except Exception as error:
+        raise PolicyError(f"the policy failed: {type(error).__name__}") from error
 
 
 def missing_end(content: bytes) -> bytes:
     """The CRLF that a non-empty text lacks at its end; DATA and BDAT deliver the same octets (F71)."""
     return b"" if not content or content.endswith(b"\r\n") else b"\r\n"
-
-
-def eight_bit_error() -> ExtensionUnavailableError:
-    """The message has octets above 127 and the server does not offer 8BITMIME."""
-    return ExtensionUnavailableError(
-        "message has an octet above 127 and the server does not offer 8BITMIME: encode it, or use send_message",
-        extension="8BITMIME",
-    )
 
 
 def _refuse_local_recipients(recipients: Sequence[Recipient]) -> None:

@@ -54,6 +54,7 @@ class SmtpError(Exception):
 
     _default_stage: ClassVar[str] = "input"
     _default_permanent: ClassVar[bool | None] = None
+    _default_extension: ClassVar[str | None] = None
     _scope: ClassVar[str] = "service"
 
     def __init__(
@@ -74,7 +75,7 @@ class SmtpError(Exception):
         self.reply = reply
         self.recipients: tuple[RecipientResult, ...] = tuple(recipients)
         self.permanent = permanent if permanent is not None else self._default_permanent
-        self.extension = extension
+        self.extension = extension if extension is not None else self._default_extension
         self.offset = offset
         self.detail = detail
         self.retry_after = retry_after
@@ -191,6 +192,7 @@ class StartTlsUnavailableError(TlsError, ExtensionUnavailableError):
 
     _default_stage = "STARTTLS"
     _default_permanent = True
+    _default_extension = "STARTTLS"
 
 
 class SmtpTimeoutError(SmtpError, TimeoutError):
@@ -209,6 +211,9 @@ class ReplyError(SmtpError):
     """The server refused with a 4yz or 5yz reply; `reply` is never None."""
 
     reply: Reply
+
+    def __init__(self, message: str, *, reply: Reply, **keywords: Any) -> None:
+        super().__init__(message, reply=reply, **keywords)
 
     @property
     def scope(self) -> str:
@@ -254,7 +259,13 @@ class RecipientsRefusedError(SmtpError):
     """Recipients were refused; `recipients` says for each of them what became of it."""
 
     _default_stage = "RCPT"
-    _scope = "recipient"
+
+    @property
+    def scope(self) -> str:
+        """`recipient`, but `service` where every refusal says that this session may not send (530 to every RCPT)."""
+        refused = [entry for entry in self.recipients if entry.delivery is not Delivery.DELIVERED]
+        codes = {entry.reply.code if entry.reply else 0 for entry in refused}
+        return "service" if codes and codes <= _SESSION_CODES else "recipient"
 
 
 class DeliveryUnknownError(SmtpError):

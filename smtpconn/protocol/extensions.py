@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from smtpconn.protocol.errors import ExtensionUnavailableError
-from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.reply import Reply, decimal
 
 LINES_KEPT = 256  # LM3
 
@@ -168,14 +168,14 @@ def _extensions(lines: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 
 
 def _number(pattern: re.Pattern[str], words: tuple[str, ...]) -> int | None:
-    return int(words[0]) if words and pattern.fullmatch(words[0]) else None
+    return decimal(words[0]) if words and pattern.fullmatch(words[0]) else None
 
 
 def _instant(word: str) -> datetime.datetime | None:
     found = _UTC.fullmatch(word)
     if not found:
         return None
-    year, month, day, hour, minute, second = (int(digits) for digits in found.groups())
+    year, month, day, hour, minute, second = (decimal(digits) for digits in found.groups())
     try:
         return datetime.datetime(year, month, day, hour, minute, second, tzinfo=datetime.timezone.utc)
     except ValueError:
@@ -186,8 +186,8 @@ def _limits(words: tuple[str, ...]) -> dict[str, int]:
     limits: dict[str, int] = {}
     for word in words:
         found = _LIMIT.fullmatch(word)
-        if found and int(found[2]):
-            limits.setdefault(found[1].upper(), int(found[2]))
+        if found and decimal(found[2]):
+            limits.setdefault(found[1].upper(), decimal(found[2]))
     return limits
 
 

@@ -2,19 +2,20 @@
 
 A mechanism turns challenges into responses and knows no reply codes; `Session.auth` carries them. Its laws: a secret
 lives in an attribute that no repr shows, never in a local of a frame that an exception leaves through (SEC2), so a
-failed check sets `doubt` or `malformed` instead of raising; no proof is sent after a failed check of the server.
+failed check sets `doubt` or `malformed` instead of raising; no proof is sent after a failed check of the server; what
+was sent is not shown when a server echoes it, whole or in part (F49).
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
 import secrets
 import stringprep
 import unicodedata
+from typing import NoReturn
 
 from smtpconn.protocol.reply import Reply, decimal, safe_octets
 
@@ -22,6 +23,10 @@ ITERATIONS = (4_096, 600_000)  # both inclusive: below it is weak, above it is a
 _NONCE_OCTETS = 24
 _REDACTED = b"***"
 _SHORTEST_ECHO = 4  # octets; shorter strings are found everywhere
+_PART = 8  # octets of a secret that are recognised in an echo that was cut, wrapped or put into other words
+_REPLY_HEAD = re.compile(rb"[2-5][0-9][0-9](?:[ -]|\Z)")
+_CHALLENGE = re.compile(rb"334(?: ([A-Za-z0-9+/= ]*))?\r\n")
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
 def pbkdf2_pure(password: bytes, salt: bytes, iterations: int) -> bytes:
@@ -82,6 +87,22 @@ def saslname(text: str) -> str:
     return text.replace("=", "=3D").replace(",", "=2C")
 
 
+def decoded(text: bytes) -> bytes | None:
+    """What RFC 4648 base64 stands for, blanks around it aside; None if it is none. The same on every Python."""
+    text = text.strip(b" ")
+    return base64.b64decode(text) if _BASE64.fullmatch(text) else None
+
+
+def _in_base64(secret: bytes) -> list[bytes]:
+    """What base64 of any text around the secret has in it, for each of the three alignments."""
+    found = []
+    for before in range(3):
+        whole = base64.b64encode(bytes(before) + secret).rstrip(b"=")
+        end = len(whole) - (1 if (before + len(secret)) % 3 else 0)
+        found.append(whole[(0, 2, 3)[before] : end])
+    return found
+
+
 class Mechanism:
     """One exchange. `cancelled`, `doubt` and `malformed` say why it must not succeed.
 
@@ -109,22 +130,43 @@ class Mechanism:
     def accept(self, reply: Reply) -> None:
         """Look at the 235; sets `doubt` if the server still owes a proof."""
 
-    def _sends(self, octets: bytes, *secrets_within: bytes) -> bytes:
-        self._private.append(base64.b64encode(octets))
-        self._private.extend(secrets_within)
+    def _sends(self, octets: bytes, secret: bytes) -> bytes:
+        forms = (base64.b64encode(octets), secret, *_in_base64(secret))
+        self._private.extend(form for form in forms if len(form) >= _SHORTEST_ECHO)
         return octets
 
-    def redacted(self, reply: Reply) -> Reply:
-        """The reply without an echo of what was sent (a server that quotes the AUTH line)."""
-        raw = reply.raw
-        for private in sorted(self._private, key=len, reverse=True):
-            if len(private) >= _SHORTEST_ECHO:
-                raw = raw.replace(private, _REDACTED)
-        self._private.clear()
-        return reply if raw == reply.raw else reply.with_raw(raw)
+    def redacted(self, octets: bytes) -> bytes:
+        """A server's octets without an echo of what was sent (it quotes the AUTH line); a challenge as it is."""
+        found = _CHALLENGE.fullmatch(octets)
+        if found and decoded(found[1] or b"") is not None:
+            return octets
+        return b"\r\n".join(self._line_without_echo(line) for line in octets.split(b"\r\n"))
+
+    def _line_without_echo(self, line: bytes) -> bytes:
+        head = 4 if _REPLY_HEAD.match(line) else 0
+        return line[:head] + self._without_echo(line[head:])
+
+    def _without_echo(self, text: bytes) -> bytes:
+        covered = bytearray(len(text))
+        for private in self._private:
+            width = min(len(private), _PART)
+            parts = {private[at : at + width] for at in range(len(private) - width + 1)}
+            for at in range(len(text) - width + 1):
+                if text[at : at + width] in parts:
+                    covered[at : at + width] = b"\1" * width
+        shown = bytearray()
+        for at, octet in enumerate(text):
+            if not covered[at]:
+                shown.append(octet)
+            elif at == 0 or not covered[at - 1]:
+                shown += _REDACTED
+        return bytes(shown)
 
     def __repr__(self) -> str:
         return f"<Mechanism {self.name}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an exchange is not pickled or copied: it holds a secret")
 
 
 class PlainMechanism(Mechanism):
@@ -172,12 +214,12 @@ class BearerMechanism(Mechanism):
         answer, self._error_answer = self._error_answer, None
         if answer is None:
             return super().respond(challenge)
-        self.detail = safe_octets(challenge, 500)
+        self.detail = safe_octets(self._without_echo(challenge), 500)
         self.doubt = "the server sent an error and then success"
         return answer
 
 
-_SERVER_FIRST = re.compile(rb"r=([\x21-\x2b\x2d-\x7e]+),s=([A-Za-z0-9+/=]+),i=([0-9]{1,9})(?:,.*)?\Z", re.DOTALL)
+_SERVER_FIRST = re.compile(rb"r=([\x21-\x2b\x2d-\x7e]+),s=([A-Za-z0-9+/=]+),i=([0-9]{1,20})(?:,.*)?\Z", re.DOTALL)
 _STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}[ \t]+")
 
 
@@ -225,10 +267,8 @@ class ScramMechanism(Mechanism):
         if not found:
             self.malformed = "the server's first SCRAM message breaks the grammar"
             return None
-        nonce, salt_text, iterations = found[1], found[2], decimal(found[3])
-        try:
-            salt = base64.b64decode(salt_text, validate=True)
-        except binascii.Error:
+        nonce, salt, iterations = found[1], decoded(found[2]), decimal(found[3])
+        if salt is None:
             self.malformed = "the server's SCRAM salt is not base64"
             return None
         if not nonce.startswith(self._nonce) or len(nonce) == len(self._nonce):
@@ -238,7 +278,8 @@ class ScramMechanism(Mechanism):
             self._distrust(f"the server asks for {iterations} SCRAM iterations, not {ITERATIONS[0]} to {ITERATIONS[1]}")
             return None
         final = b"c=" + self._binding + b",r=" + nonce
-        return self._sends(final + b",p=" + self._proof(salt, iterations, self._bare + b"," + challenge + b"," + final))
+        proof = self._proof(salt, iterations, self._bare + b"," + challenge + b"," + final)
+        return self._sends(final + b",p=" + proof, proof)
 
     def _proof(self, salt: bytes, iterations: int, message: bytes) -> bytes:
         salted = pbkdf2(self._password, salt, iterations)
@@ -266,10 +307,7 @@ class ScramMechanism(Mechanism):
         """See `Mechanism.accept`."""
         if self.doubt is not None or (self._turn >= 2 and not self._signature):
             return
-        text = _STATUS.sub(b"", reply.raw[4:-2], count=1)
-        if not text.startswith(b"v="):
-            try:
-                text = base64.b64decode(text, validate=True)
-            except binascii.Error:
-                text = b""
-        self._verify(text)
+        text = reply.raw[4:-2]
+        status = _STATUS.match(text)
+        text = text[status.end() if status else 0 :].strip(b" ")
+        self._verify(text if text.startswith(b"v=") else decoded(text) or b"")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MAX_LINE = 16_384  # octets with CRLF; RFC 5321 allows 512, but a SASL challenge may have 12,288 (RFC 4954 section 4)
@@ -146,7 +147,7 @@ class Reply:
     @property
     def is_permanent(self) -> bool:
         """True for 5yz."""
-        return self.code >= 500
+        return 500 <= self.code <= 599
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Reply):
@@ -166,10 +167,6 @@ class Reply:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.code, self.raw, self._enhanced_wanted)
-
-    def with_raw(self, raw: bytes) -> Reply:
-        """The same reply with other octets: an echo of a secret taken out."""
-        return Reply(self.code, raw, wants_enhanced=self._enhanced_wanted)
 
     def to_dict(self) -> dict[str, Any]:
         """The reply in JSON types; the octets as base64."""
@@ -211,10 +208,14 @@ class ReplyParser:
     """Takes octets as they come, gives complete replies in order.
 
     `feed` what was received, then `next_reply` until it returns None. After an error the stream has no meaning any
-    more: every later call raises the same error.
+    more: every later call raises the same error. While `redact` is set, what it takes out of a reply or of the octets
+    of an error is seen by nobody: a server may echo the secret that it refuses.
     """
 
-    __slots__ = ("_buffer", "_code", "_consumed", "_failure", "_lines", "_scanned", "_start", "limit", "wants_enhanced")
+    __slots__ = (
+        "_buffer", "_code", "_consumed", "_failure", "_lines", "_scanned", "_start", "limit", "redact",
+        "wants_enhanced",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -226,6 +227,7 @@ class ReplyParser:
         self._failure: MalformedReplyError | None = None
         self.limit = MAX_REPLY
         self.wants_enhanced = False
+        self.redact: Callable[[bytes], bytes] | None = None
 
     def feed(self, octets: bytes) -> None:
         """Append received octets."""
@@ -235,11 +237,6 @@ class ReplyParser:
     def pending(self) -> int:
         """How many octets wait that no reply has used: 0 means that the conversation is in step."""
         return len(self._buffer)
-
-    @property
-    def buffered(self) -> bytes:
-        """Those octets."""
-        return bytes(self._buffer)
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None until more octets come. Raises `MalformedReplyError`."""
@@ -255,17 +252,21 @@ class ReplyParser:
     def _line_end(self) -> int | None:
         """Index behind the CRLF of the line under way, or None while it is incomplete."""
         buffer, start = self._buffer, self._start
-        found = _STOP.search(buffer, self._scanned, start + MAX_LINE - 1)
-        if found is None:
+        if self._lines == MAX_LINES and len(buffer) > start:
+            self._fail(f"a reply of more than {MAX_LINES} lines", start, oversize=True)
+        edge = min(start + MAX_LINE - 1, self.limit)  # nothing behind it is looked at: the limit is met before
+        found = _STOP.search(buffer, self._scanned, edge)
+        stop = found.start() if found else None
+        if self._scanned < start + 4:
+            self._check_head(start, edge if stop is None else stop, ends=stop is not None)
+        if stop is None:
             self._scanned = len(buffer)
-            self._check_head(start, None)
-            if len(buffer) - start >= MAX_LINE - 1:
-                self._fail(f"a reply line of more than {MAX_LINE} octets", start + MAX_LINE - 2, oversize=True)
-            self._check_size(len(buffer))
+            last = start + MAX_LINE - 2  # where the CR of the longest line stands
+            if self.limit <= last:
+                self._check_size(len(buffer))
+            elif len(buffer) > last:
+                self._fail(f"a reply line of more than {MAX_LINE} octets", last, oversize=True)
             return None
-        stop = found.start()
-        self._check_head(start, stop)
-        self._check_size(stop)
         if buffer[stop] != 0x0D:
             self._fail("a NUL in a reply" if buffer[stop] == 0 else "a bare LF in a reply", stop)
         if stop + 1 == len(buffer):
@@ -276,23 +277,27 @@ class ReplyParser:
         self._check_size(stop + 2)
         return stop + 2
 
-    def _check_head(self, start: int, stop: int | None) -> None:
+    def _check_head(self, start: int, stop: int, *, ends: bool) -> None:
         """The first octets of a line: three digits, then SP, `-` or CRLF; checked as far as they are there."""
-        head = bytes(self._buffer[start : start + 4 if stop is None else min(start + 4, stop)])
-        for index, octet in enumerate(head):
-            allowed = (b"2345", b"0123456789", b"0123456789", b" -")[index]
-            if octet not in allowed:
+        head = bytes(self._buffer[start : min(start + 4, stop)])
+        code = head[:3]
+        for index, octet in enumerate(code):
+            if octet not in (b"0123456789" if index else b"2345"):
                 self._fail("not a reply", start + index)
-            if index < 3 and self._code and octet != self._code[index]:
-                self._fail_mixed(start, head)
-        if stop is not None and len(head) < 3:
-            self._fail("not a reply", start + len(head))
+        if len(code) < 3:
+            if ends:
+                self._fail("not a reply", start + len(code))
+            return
+        if self._code and code != self._code:  # not before all three digits are there: the error names both codes
+            self._fail_mixed(start, code)
+        if head[3:] not in (b"", b" ", b"-"):
+            self._fail("not a reply", start + 3)
 
-    def _fail_mixed(self, start: int, head: bytes) -> None:
+    def _fail_mixed(self, start: int, later: bytes) -> None:
         """RFC 5321 section 4.2.1: all lines of a reply carry the same code."""
-        first, later = self._code.decode("ascii"), safe_octets(head[:3])
-        index = next(i for i in range(3) if head[i] != self._code[i])
-        self._fail(f"a reply that begins with {first} and goes on with {later}", start + index)
+        index = next(index for index in range(3) if later[index] != self._code[index])
+        codes = f"begins with {self._code.decode('ascii')} and goes on with {later.decode('ascii')}"
+        self._fail(f"a reply that {codes}", start + index)
 
     def _check_size(self, end: int) -> None:
         if end > self.limit:
@@ -302,8 +307,6 @@ class ReplyParser:
         """Account for the complete line that ends at `end`; True if it is the last one of its reply."""
         buffer, start = self._buffer, self._start
         self._lines += 1
-        if self._lines > MAX_LINES:
-            self._fail(f"a reply of more than {MAX_LINES} lines", start, oversize=True)
         self._code = bytes(buffer[start : start + 3])
         last = buffer[start + 3] != 0x2D
         self._start = self._scanned = end
@@ -312,7 +315,9 @@ class ReplyParser:
     def _take(self) -> Reply:
         end = self._start
         raw = bytes(self._buffer[:end])
-        reply = Reply((raw[0] - 48) * 100 + (raw[1] - 48) * 10 + raw[2] - 48, raw, wants_enhanced=self.wants_enhanced)
+        code = decimal(raw[:3])
+        shown = raw if self.redact is None else self.redact(raw)
+        reply = Reply(code, shown, wants_enhanced=self.wants_enhanced)
         del self._buffer[:end]
         self._consumed += end
         self._start = self._scanned = self._lines = 0
@@ -321,6 +326,9 @@ class ReplyParser:
 
     def _fail(self, reason: str, index: int, *, oversize: bool = False) -> None:
         start = self._start
-        octets = bytes(self._buffer[start : start + SHOWN + 1])
+        octets = bytes(self._buffer[start : start + MAX_LINE])
+        if self.redact is not None:
+            octets = self.redact(octets)
+        octets = octets[: SHOWN + 1]
         self._failure = MalformedReplyError(reason, self._consumed + index, octets, oversize=oversize)
         raise self._failure

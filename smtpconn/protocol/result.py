@@ -10,9 +10,8 @@ from smtpconn.protocol.errors import Delivery, RecipientsRefusedError, summary
 from smtpconn.protocol.mail import Recipient
 from smtpconn.protocol.reply import Reply, safe_text
 
-_QUEUE_ID = re.compile(r"[A-Za-z0-9-]*")
+_QUEUE_ID = re.compile(r"[A-Za-z0-9-]{6,}")
 _QUEUE_ID_MARKS = ("queued as ", " id=", " id ")
-_QUEUE_ID_MINIMUM = 6
 _TOO_MANY_RECIPIENTS = 552  # a 452 in an older server's words (RFC 5321 section 4.5.3.1.10)
 _SHOWN = 500
 
@@ -26,7 +25,7 @@ def queue_id(reply: Reply | None) -> str | None:
         at = text.find(mark)
         while at >= 0:
             found = _QUEUE_ID.match(text, at + len(mark))
-            if found and len(found.group()) >= _QUEUE_ID_MINIMUM:
+            if found:
                 return found.group()
             at = text.find(mark, at + len(mark))
     return None
@@ -129,12 +128,12 @@ class SendResult:
 
     def __str__(self) -> str:
         accepted, total = len(self.accepted), len(self.recipients)
-        line = "" if accepted == total else f"{accepted} of {total} recipients: "
-        reply = self.reply or next((entry.reply for entry in self.recipients if entry.reply), None)
+        parts = [] if accepted == total else [f"{accepted} of {total} recipients"]
+        reply = self.reply or next((entry.reply for entry in self.accepted + self.rejected if entry.reply), None)
         if reply is not None:
             identity = queue_id(reply)
-            line += f"{reply.code} (queue id {identity})" if identity else f"{reply.code}: {reply.message}"
-        return safe_text(line)[:_SHOWN]
+            parts += [f"{reply.code} (queue id {identity})"] if identity else [str(reply.code), reply.message]
+        return safe_text(": ".join(part for part in parts if part))[:_SHOWN]
 
     def to_dict(self) -> dict[str, Any]:
         """The result in JSON types."""
@@ -154,6 +153,7 @@ def refusal(recipients: tuple[RecipientResult, ...]) -> RecipientsRefusedError:
     verdicts = {entry.permanent for entry in refused}
     permanent = True if verdicts == {True} else False if False in verdicts else None
     first = refused[0]
-    message = f"{len(refused)} of {len(recipients)} recipients refused, first {first.address}: {first.reply}"
+    why = first.reply or "no reply"
+    message = f"{len(refused)} of {len(recipients)} recipients refused, first {first.address}: {why}"
     reply = first.reply if len(refused) == 1 else None
     return RecipientsRefusedError(message, reply=reply, recipients=recipients, permanent=permanent)

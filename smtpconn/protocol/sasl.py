@@ -30,27 +30,44 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class Secret:
-    """A password or token, or the callable that gives it; shown as `***`, never pickled."""
+    """A password or token, or the callable that gives it; shown as `***`, never pickled.
 
-    __slots__ = ("_source",)
+    Construction raises nothing, because the frame that calls it still has the plain secret under a name; a source of
+    another type is refused by `require`, behind the `del`.
+    """
+
+    __slots__ = ("_name", "_source", "_usable")
 
     _source: SecretSource
 
     def __init__(self, source: object, name: str) -> None:
+        self._name = name
+        self._usable = True
         if isinstance(source, Secret):
-            self._source = source._source
+            self._source, self._usable = source._source, source._usable
         elif isinstance(source, str):
             self._source = str(source)
         elif callable(source):
             self._source = source
         else:
-            del source
-            raise TypeError(f"{name} must be a str or a callable that returns one")
+            self._source, self._usable = "", False
+
+    def require(self, *, literal: bool = False) -> None:
+        """Raise TypeError for what is neither a str nor (unless `literal`) a callable."""
+        if not self._usable:
+            raise TypeError(f"{self._name} must be a str or a callable that returns one")
+        if literal and self.is_callable:
+            raise TypeError(f"the callable for {self._name} must return a str")
 
     @property
     def is_callable(self) -> bool:
         """True if the secret is asked for at each connect."""
         return callable(self._source)
+
+    @property
+    def provider(self) -> Callable[[], str] | None:
+        """The callable, or None for a literal."""
+        return None if isinstance(self._source, str) else self._source
 
     def reveal(self) -> str:
         """The secret itself; what the callable raises passes."""
@@ -87,7 +104,7 @@ def _fault_of(text: str, forbidden: str) -> str | None:
         octets = text.encode("utf-8")
     except UnicodeEncodeError:
         return "has a lone surrogate: it is not text"
-    if len(octets) * 4 // 3 > _RESPONSE_LIMIT - 2_048:
+    if (len(octets) + 2) // 3 * 4 > _RESPONSE_LIMIT:
         return f"is longer than a response of {_RESPONSE_LIMIT} octets can carry"
     return None
 
@@ -133,10 +150,12 @@ class Credentials:
 
     names: tuple[str, ...] = ()  # wire keywords, best first
     _secret_name = "password"  # noqa: S105  # the name of the argument
+    _user: str | None = None  # of the class, so that repr works in a constructor that failed
 
     def __init__(self, user: str | None, secret: SecretSource | Secret) -> None:
         self._secret = Secret(secret, self._secret_name)
         del secret
+        self._secret.require()
         self._user = user
         if not self._secret.is_callable:
             self.revealed()
@@ -149,6 +168,7 @@ class Credentials:
     def revealed(self) -> Secret:
         """The secret as a literal, checked: a callable is asked, and what it raises passes unchanged."""
         secret = Secret(self._secret.reveal(), self._secret_name)
+        secret.require(literal=True)
         fault = self._fault(secret)
         if fault:
             raise InvalidInputError(f"{self._secret_name} {fault}")
@@ -300,11 +320,11 @@ class PasswordAuth(Credentials):
 class _BearerAuth(Credentials):
     _secret_name = "token"  # noqa: S105  # the name of the argument
 
-    def __init__(self, user: str | None, token: SecretSource | Secret, refresh: Callable[[], str] | None) -> None:
-        super().__init__(user, token)
-        if refresh is not None and not callable(refresh):
+    def __init__(self, user: str | None, token: Secret, refresh: Secret | None) -> None:
+        if refresh is not None and refresh.provider is None:  # a token, perhaps
             raise TypeError("refresh must be a callable that returns a token")
-        self.refresh = refresh
+        super().__init__(user, token)
+        self.refresh = refresh and refresh.provider
 
     def _fault(self, secret: Secret) -> str | None:
         return _token_fault(secret.reveal())
@@ -319,9 +339,9 @@ class XOAuth2Auth(_BearerAuth):
     names = ("XOAUTH2",)
 
     def __init__(self, user: str, token: SecretSource | Secret, *, refresh: Callable[[], str] | None = None) -> None:
-        secret = Secret(token, "token")
-        del token
-        super().__init__(_user_of(user, forbidden=_BEARER_FORBIDDEN), secret, refresh)
+        secret, renewal = Secret(token, "token"), None if refresh is None else Secret(refresh, "refresh")
+        del token, refresh
+        super().__init__(_user_of(user, forbidden=_BEARER_FORBIDDEN), secret, renewal)
 
     def mechanism(self, name: str, secret: Secret, binding: Binding) -> Mechanism:
         """XOAUTH2."""
@@ -337,9 +357,9 @@ class OAuthBearerAuth(_BearerAuth):
     def __init__(
         self, token: SecretSource | Secret, *, user: str | None = None, refresh: Callable[[], str] | None = None
     ) -> None:
-        secret = Secret(token, "token")
-        del token
-        super().__init__(None if user is None else _user_of(user, forbidden=_BEARER_FORBIDDEN), secret, refresh)
+        secret, renewal = Secret(token, "token"), None if refresh is None else Secret(refresh, "refresh")
+        del token, refresh
+        super().__init__(None if user is None else _user_of(user, forbidden=_BEARER_FORBIDDEN), secret, renewal)
 
     def mechanism(self, name: str, secret: Secret, binding: Binding) -> Mechanism:
         """OAUTHBEARER."""
@@ -368,6 +388,7 @@ def choose(credentials: Credentials, offered: frozenset[str], *, clear: bool, bi
             f"{usable[0]} would show the secret on a connection without TLS: use TLS, or pass allow_plaintext_auth=True"
         )
     wanted, there = ", ".join(credentials.names), ", ".join(sorted(offered)) or "none"
-    raise ExtensionUnavailableError(
-        f"no mechanism of AUTH in common: wanted {wanted}; offered {there}", extension="AUTH"
-    )
+    text = f"no mechanism of AUTH in common: wanted {wanted}; offered {there}"
+    if _SCRAM_PLUS in offered.intersection(credentials.names):
+        text += "; there is no channel binding on this connection"
+    raise ExtensionUnavailableError(text, extension="AUTH")

@@ -10,14 +10,14 @@ what has been settled by replies. A flow raises a `ReplyError` for a refusal tha
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from smtpconn.protocol import commands
 from smtpconn.protocol.errors import (
     AuthenticationError,
     ExtensionUnavailableError,
+    InvalidInputError,
     PermanentReplyError,
     ProtocolError,
     ReplyError,
@@ -45,10 +45,8 @@ from smtpconn.protocol.ledger import (
     Ledger,
     auth_kind,
 )
+from smtpconn.protocol.mechanisms import Mechanism, decoded
 from smtpconn.protocol.reply import MAX_LISTING, MAX_REPLY, EnhancedStatus, Reply, ReplyParser
-
-if TYPE_CHECKING:
-    from smtpconn.protocol.mechanisms import Mechanism
 
 ProtocolName = Literal["smtp", "lmtp"]
 
@@ -99,6 +97,7 @@ class Session:
         self.mails = 0  # MAIL commands written
         self.nonmail = 0  # pool VA4: what Exim counts
         self.noops = 0
+        self._mails_before_other = 0  # MAIL commands in front of the last command that is no part of a mail
 
     @property
     def is_lmtp(self) -> bool:
@@ -123,8 +122,7 @@ class Session:
         in_step = not self.ledger.owed and not self.parser.pending and self.condemned is None and self.closing is None
         return in_step and self.state in _MAY_QUIT
 
-    # --- opening
-    # ---------------------------------------------------------------------------------------------------------
+    # --- opening ---
 
     def greet(self) -> Flow[Reply]:
         """Read the greeting (RFC 5321 section 3.1)."""
@@ -196,15 +194,23 @@ class Session:
         self.secure = True
         self.state = SessionState.EHLO
 
-    # --- AUTH
-    # ------------------------------------------------------------------------------------------------------------
+    # --- AUTH ---
 
     def auth(self, mechanism: Mechanism) -> Flow[None]:
         """One AUTH exchange (RFC 4954 section 4). Success is 235 and nothing else."""
         if self.authenticated:
             raise UsageError("already authenticated: AUTH is possible once (RFC 4954 section 4)")
         self.require_between_mails("AUTH")
-        kind = auth_kind(mechanism.name)
+        if self.rset_owed and self.mails:
+            # RFC 4954 section 3: not during a mail transaction, and the one that failed may still be open
+            yield from self.reset()
+        self.parser.redact = mechanism.redacted
+        try:
+            yield from self._exchange_auth(auth_kind(mechanism.name), mechanism)
+        finally:
+            self.parser.redact = None
+
+    def _exchange_auth(self, kind: Kind, mechanism: Mechanism) -> Flow[None]:
         reply = yield from self._first_response(kind, mechanism)
         challenges = 0
         while reply.code == 334 and mechanism.cancelled is None:
@@ -220,6 +226,10 @@ class Session:
         if initial is None:
             return (yield from exchange(commands.auth(mechanism.name, None), kind))
         encoded = base64.b64encode(initial)
+        if len(encoded) > commands.AUTH_RESPONSE_LIMIT:
+            del initial, encoded  # SEC2
+            limit = commands.AUTH_RESPONSE_LIMIT
+            raise InvalidInputError(f"user and secret are longer than a response of {limit} octets can carry")
         if len("AUTH  \r\n") + len(mechanism.name) + len(encoded) <= commands.AUTH_INITIAL_LIMIT:
             return (yield from exchange(commands.auth(mechanism.name, encoded), kind))
         reply = yield from exchange(commands.auth(mechanism.name, None), kind)
@@ -229,33 +239,35 @@ class Session:
 
     def _answer(self, kind: Kind, mechanism: Mechanism, reply: Reply) -> bytes:
         """The line that answers a challenge; `*` where the exchange is cancelled."""
-        if mechanism.cancelled is not None:
-            self.condemn("a cancelled AUTH")
-            return commands.auth_cancel()
-        try:
-            challenge = base64.b64decode(reply.raw[4:-2].strip(b" "), validate=True)
-        except binascii.Error as error:
-            self.condemn("an undecodable challenge")
-            raise ProtocolError("the server's challenge is not base64", stage=kind.stage, reply=reply) from error
-        response = mechanism.respond(challenge)
+        response: bytes | None = None
+        if mechanism.cancelled is None:
+            challenge = decoded(reply.raw[4:-2])
+            if challenge is None:
+                self.condemn("an undecodable challenge")
+                text = f"{kind.stage}: the server's challenge is not base64"
+                raise ProtocolError(text, stage=kind.stage, reply=reply, permanent=True)
+            response = mechanism.respond(challenge)
         if mechanism.malformed is not None:
             self.condemn("a malformed challenge")
-            raise ProtocolError(f"{kind.stage}: {mechanism.malformed}", stage=kind.stage, reply=reply)
-        if response is None:
-            self.condemn("a cancelled AUTH")
-            return commands.auth_cancel()
-        return commands.auth_response(base64.b64encode(response))
+            raise ProtocolError(f"{kind.stage}: {mechanism.malformed}", stage=kind.stage, reply=reply, permanent=True)
+        if response is not None:
+            encoded = base64.b64encode(response)
+            if len(encoded) <= commands.AUTH_RESPONSE_LIMIT:
+                return commands.auth_response(encoded)
+            mechanism.cancelled = "the server's challenge calls for a response that is too long"
+        self.condemn("a cancelled AUTH")
+        return commands.auth_cancel()
 
     def _conclude_auth(self, kind: Kind, mechanism: Mechanism, reply: Reply) -> None:
         """Judge the final reply: 235 and a server that proved itself, or an error."""
-        reply = mechanism.redacted(reply)
         if reply.code == 235 and mechanism.cancelled is None:
             mechanism.accept(reply)
         doubt = mechanism.cancelled or (mechanism.doubt if reply.code == 235 else None)
         if doubt is not None:
             self.condemn(f"AUTH failed: {doubt}")
-            permanent = True if mechanism.doubt else None
-            raise AuthenticationError(f"{kind.stage}: {doubt}", stage=kind.stage, reply=reply, permanent=permanent)
+            raise AuthenticationError(
+                f"{kind.stage}: {doubt}", stage=kind.stage, reply=reply, permanent=True, detail=mechanism.detail
+            )
         if reply.is_transient or reply.is_permanent:
             raise AuthenticationError(
                 f"{kind.stage} refused: {reply}{mechanism.advice}",
@@ -266,18 +278,22 @@ class Session:
             )
         if reply.code != 235:
             self.condemn("a wrong success of AUTH")
-            raise ProtocolError(f"{kind.stage} answered {reply}: only 235 is success", stage=kind.stage, reply=reply)
+            text = f"{kind.stage} answered {reply}: only 235 is success"
+            raise ProtocolError(text, stage=kind.stage, reply=reply, permanent=True)
         self.authenticated = True
         self.state = SessionState.MAIL_FROM
 
-    # --- between mails
-    # ---------------------------------------------------------------------------------------------------
+    # --- between mails ---
+
+    def _count_other(self) -> None:
+        self.nonmail += 1
+        self._mails_before_other = self.mails
 
     def rehlo(self) -> Flow[None]:
         """EHLO again; what was learnt is replaced as a whole. No substitute for RSET."""
         self.require_between_mails("EHLO")
         self.state = SessionState.EHLO
-        self.nonmail += 1
+        self._count_other()
         kind, line = self._hello_line()
         reply = yield from exchange(line, kind)
         if reply.is_positive:
@@ -290,7 +306,10 @@ class Session:
     def reset(self) -> Flow[None]:
         """RSET, at once; a refusal ends the session (F87)."""
         self.require_between_mails("RSET")
-        self.nonmail += 1
+        follows_message = self.mails > self._mails_before_other and not self.rset_owed
+        self._count_other()
+        if follows_message:
+            self.nonmail -= 1  # servers allow this one: some clients put an RSET behind every message
         reply = yield from exchange(commands.rset(), RSET)
         if not reply.is_positive:
             self.condemn("a refused RSET")
@@ -300,7 +319,7 @@ class Session:
     def noop(self) -> Flow[Reply]:
         """NOOP; 2yz or an error that leaves the session usable."""
         self.require_between_mails("NOOP")
-        self.nonmail += 1
+        self._count_other()
         self.noops += 1
         reply = yield from exchange(commands.noop(), NOOP)
         if not reply.is_positive:
@@ -321,7 +340,7 @@ class Session:
 
     def _ask(self, line: bytes, kind: Kind, limit: int) -> Flow[Reply]:
         self.require_between_mails(kind.stage)
-        self.nonmail += 1
+        self._count_other()
         self.parser.limit = limit
         reply = yield from exchange(line, kind)
         self.parser.limit = MAX_REPLY
@@ -333,8 +352,7 @@ class Session:
         reply = yield from exchange(commands.quit_(), QUIT)
         return reply.code == 221
 
-    # --- judging replies
-    # -------------------------------------------------------------------------------------------------
+    # --- judging replies ---
 
     def refusal(self, kind: Kind, reply: Reply) -> ReplyError:
         """The error for a 4yz or 5yz reply; marks the session as closing where the reply says so (D6)."""

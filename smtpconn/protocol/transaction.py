@@ -16,7 +16,7 @@ from smtpconn.protocol.flow import Flow, Pipelining, Step
 from smtpconn.protocol.ledger import CHUNK, DATA, DOT, END, LMTP_END, MAIL, RCPT, RSET, Entry
 from smtpconn.protocol.reply import MalformedReplyError, Reply
 from smtpconn.protocol.result import RecipientResult, SendResult, refusal
-from smtpconn.protocol.session import Session, SessionState
+from smtpconn.protocol.session import Session, SessionState, used_up
 
 GROUP = 4_096  # octets of commands without an answer (CN1): a blocking write cannot dead-lock
 WINDOW = 4  # BDAT chunks of a stream without an answer (CN4)
@@ -38,11 +38,12 @@ class Attempt:
         self.data: Entry | None = None
         self.chunks: list[Entry] = []
         self.ends: list[Entry] = []
-        self.accepted: list[int] = []  # places of the accepted RCPTs, in order
+        self.rset_folded = False  # RSET shares a flight with MAIL
+        self.accepted: dict[int, int] = {}  # the place of each accepted RCPT -> its position among them
+        self.out_of_step: Entry | None = None  # the first RCPT that was answered 503
         self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
 
-    # --- the conversation
-    # ------------------------------------------------------------------------------------------------
+    # --- the conversation ---
 
     def flow(self, level: Pipelining) -> Flow[SendResult]:
         """Send the mail. Raises a `ReplyError` or `RecipientsRefusedError` for a refusal (LMTP: of the whole mail)."""
@@ -66,6 +67,7 @@ class Attempt:
             session.nonmail += 1
             if session.rset_alone:
                 yield Step(commands.rset(), (self.rset,), RSET.stage)
+                self._notice_used_up(self.rset)
             else:
                 lines.append((commands.rset(), self.rset))
         lines.append((self.outgoing.mail_line, self.mail))
@@ -80,17 +82,27 @@ class Attempt:
             if self.mail in entries:
                 session.mails += 1
                 session.rset_owed = True
+                self.rset_folded = entries[0] is self.rset
             yield Step(b"".join([line for line, _ in group]), entries, entries[0].kind.stage)
-            self._follow_state()
+            self._follow(entries)
 
     def _is_pointless(self, group: Sequence[tuple[bytes, Entry]]) -> bool:
-        """True if nothing can come of writing this group: MAIL is refused, or only DATA is left and nobody accepted."""
+        """True if this group must not be written.
+
+        MAIL is refused, a RCPT was answered 503 (BR10), or only DATA is left and nobody accepted.
+        """
         if self.mail.reply is None:
             return False
-        only_data = group[0][1] is self.data
-        return not self.mail.reply.is_positive or (only_data and not any(_is_positive(entry) for entry in self.rcpts))
+        if not self.mail.reply.is_positive or self.out_of_step:
+            return True
+        return group[0][1] is self.data and not any(_is_positive(entry) for entry in self.rcpts)
 
-    def _follow_state(self) -> None:
+    def _follow(self, entries: Sequence[Entry]) -> None:
+        """Take note of what a group settled: the state, a 503, a session that is used up (DT2)."""
+        for entry in entries:
+            if entry.kind is RCPT and _code(entry) == _OUT_OF_STEP:
+                self.out_of_step = self.out_of_step or entry
+            self._notice_used_up(entry)
         if _is_positive(self.mail):
             self.session.state = SessionState.RCPT_TO
         elif self.mail.reply is not None:
@@ -102,15 +114,16 @@ class Attempt:
         False if the content follows, True if the (LMTP) result stands, else raises.
         """
         session = self.session
-        if self.rset is not None and not _is_positive(self.rset):
+        self._condemn_surplus()
+        if _is_refused(self.rset):
             session.retiring = True  # RE5: MAIL clears the buffers, too (RFC 5321 section 4.1.1.2)
         if not _is_positive(self.mail):
             yield from self._leave_data()
             self._raise_mail_refused()
-        out_of_step = next((entry for entry in self.rcpts if _code(entry) == _OUT_OF_STEP), None)
-        if out_of_step is not None:
-            self._raise_refused(out_of_step)
-        self.accepted = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
+        if self.out_of_step is not None:
+            self._raise_refused(self.out_of_step)
+        places = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
+        self.accepted = {place: position for position, place in enumerate(places)}
         if not self.accepted:
             yield from self._leave_data()
             session.state = SessionState.MAIL_FROM
@@ -124,13 +137,15 @@ class Attempt:
     def _leave_data(self) -> Flow[None]:
         """Leave an unwanted 354.
 
-        By a lone dot where that is harmless (RFC 2920 section 3.1), else by closing (DT13, DT14).
+        By a lone dot where that is harmless (RFC 2920 section 3.1), else by closing (DT7, DT13, DT14).
         """
-        accepted_somebody = any(_is_positive(entry) for entry in self.rcpts)
-        if not _is_positive(self.mail) and accepted_somebody:
+        if not _is_positive(self.mail) and any(_is_positive(entry) for entry in self.rcpts):
             self.session.condemn("a RCPT accepted without a MAIL")  # an older envelope: AK23
+        if self.data is None or not 300 <= _code(self.data) <= 399:
             return
-        if self.data is None or self.data.reply is None or self.data.reply.code >= 400:
+        if not _is_positive(self.mail) and (_code(self.mail) == _OUT_OF_STEP or _is_refused(self.rset)):
+            self.session.condemn("DATA accepted, maybe for an older envelope: a dot could deliver it")
+        if self.session.condemned:
             return
         if self.session.is_lmtp:
             self.session.condemn("DATA accepted without a recipient")  # how many replies a dot gets is undefined
@@ -143,7 +158,7 @@ class Attempt:
         reply = self.mail.reply
         assert reply is not None
         self.session.state = SessionState.MAIL_FROM
-        if reply.code == _OUT_OF_STEP and self.rset is not None and not self.session.rset_alone:
+        if reply.code == _OUT_OF_STEP and self.rset_folded:
             # FB6: this server cannot take MAIL behind RSET in one flight. That speaks of the flight, not of the mail.
             self.session.condemn("503 to MAIL behind RSET")
             error = ProtocolError(f"MAIL behind RSET answered {reply}", stage=MAIL.stage, reply=reply)
@@ -159,8 +174,7 @@ class Attempt:
         self.session.state = SessionState.MAIL_FROM
         raise self.session.refusal(entry.kind, entry.reply)
 
-    # --- the content
-    # -----------------------------------------------------------------------------------------------------
+    # --- the content ---
 
     def _expect_end(self, offset: int) -> list[Entry]:
         """The entries of the end of data: one, or over LMTP one for each accepted RCPT (RFC 2033 section 4.2)."""
@@ -233,6 +247,7 @@ class Attempt:
         yield Step(b"".join(parts), entries, CHUNK.stage)
         for entry in entries:
             if not _is_positive(entry):
+                self._condemn_surplus()
                 if _code(entry) in _UNKNOWN_COMMAND:
                     self.session.condemn("BDAT is unknown: its octets may be taken for commands")
                 self._raise_refused(entry)
@@ -262,16 +277,27 @@ class Attempt:
                 self.session.condemn("a message cut short by its source")
             raise
 
-    # --- the outcome
-    # -----------------------------------------------------------------------------------------------------
+    def _condemn_surplus(self) -> None:
+        """D5: one reply too many, and nobody knows whose reply is whose; where content follows the look says so."""
+        if self.session.parser.pending:
+            self.session.condemn("octets that answer no command")
+
+    def _notice_used_up(self, entry: Entry) -> None:
+        """BR23: a refusal that says that the session is used up ends it, wherever the mail goes from here."""
+        if entry.reply is not None and used_up(entry.kind, entry.reply):
+            self.session.closing = entry.reply
+
+    # --- the outcome ---
 
     def _concluded(self) -> SendResult:
         """All final replies are in: the result, or the refusal of the whole mail."""
         session = self.session
         session.state = SessionState.MAIL_FROM
         self._look_for_surplus()
-        if any(_is_positive(entry) for entry in self.ends):
+        if any(_delivers(entry) for entry in self.ends):
             session.rset_owed = False
+        for entry in self.ends:
+            self._notice_used_up(entry)
         if self.misaligned:
             raise ProtocolError("replies that answer nothing followed the final reply", stage=END.stage)
         if self.outgoing.chunking and any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
@@ -291,22 +317,22 @@ class Attempt:
         if not parser.pending:
             return
         self.session.condemn("octets behind the final reply")
-        codes: list[int] = []
+        replies: list[Reply] = []
+        garbage = False
         try:
             while (reply := parser.next_reply()) is not None:
-                codes.append(reply.code)
+                replies.append(reply)
         except MalformedReplyError:
-            codes.append(0)
-        if parser.pending:
-            codes.append(0)
-        farewell = all(code in (421, 221) for code in codes)
-        success = all(200 <= code <= 299 for code in codes)
-        if self.session.is_lmtp:
-            self.misaligned = not farewell and not (success and all(_is_positive(entry) for entry in self.ends))
-        elif _is_positive(self.ends[0]):
-            self.misaligned = not farewell and not success
+            garbage = True
+        cut = bool(parser.pending) and not garbage  # what a reply cut short says is not known: it may be a yes
+        if not cut and not garbage and all(reply.code in (421, 221) for reply in replies):
+            self.session.closing = replies[-1]
+            return
+        success = not cut and not garbage and all(reply.is_positive for reply in replies)
+        if self.session.is_lmtp or _delivers(self.ends[0]):
+            self.misaligned = not success or not all(_delivers(entry) for entry in self.ends)
         else:
-            self.misaligned = any(200 <= code <= 299 and code != 221 for code in codes)
+            self.misaligned = cut or any(reply.is_positive and reply.code != 221 for reply in replies)
 
     def results(self) -> tuple[RecipientResult, ...]:
         """What is known of every recipient given, in order."""
@@ -323,8 +349,7 @@ class Attempt:
             return Delivery.NOT_DELIVERED, None, None
         if end.reply is None or self.misaligned:
             return Delivery.UNKNOWN, end.reply, end.kind.stage
-        verdict = Delivery.DELIVERED if end.reply.is_positive and end.reply.code != 221 else Delivery.NOT_DELIVERED
-        return verdict, end.reply, end.kind.stage
+        return Delivery.DELIVERED if _delivers(end) else Delivery.NOT_DELIVERED, end.reply, end.kind.stage
 
     def _refused_by(self, place: int) -> Entry | None:
         """The first entry whose refusal says that this recipient cannot have the mail."""
@@ -336,7 +361,7 @@ class Attempt:
     def _end_of(self, place: int) -> Entry | None:
         if not self.ends or place not in self.accepted:
             return None
-        return self.ends[self.accepted.index(place)] if self.session.is_lmtp else self.ends[0]
+        return self.ends[self.accepted[place]] if self.session.is_lmtp else self.ends[0]
 
     def explained(self, error: SmtpError) -> SmtpError:
         """The error with this attempt's verdicts; `DeliveryUnknownError` from it where a recipient's is UNKNOWN."""
@@ -355,6 +380,15 @@ class Attempt:
 
 def _is_positive(entry: Entry) -> bool:
     return entry.reply is not None and entry.reply.is_positive
+
+
+def _is_refused(entry: Entry | None) -> bool:
+    return entry is not None and _code(entry) >= 400
+
+
+def _delivers(entry: Entry) -> bool:
+    """True if this final reply takes responsibility: 2yz, but 221 is a farewell (BR2)."""
+    return _is_positive(entry) and _code(entry) != 221
 
 
 def _code(entry: Entry) -> int:

@@ -1,0 +1,48 @@
+"""What became of an attempt that a foreign exception cut off: a soft time limit, KeyboardInterrupt, SystemExit.
+
+Such an exception passes unchanged, so the verdicts travel on it; `attempt_of` reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smtpconn.protocol.errors import Delivery, summary
+from smtpconn.protocol.result import RecipientResult
+
+_ATTRIBUTE = "_smtpconn_attempt"
+
+
+@dataclass(frozen=True)
+class AttemptVerdict:
+    """The verdicts of one attempt: one entry in `recipients` per recipient given, in order."""
+
+    recipients: tuple[RecipientResult, ...]
+
+    @property
+    def delivery(self) -> Delivery:
+        """The attempt's verdict as one value."""
+        return summary([entry.delivery for entry in self.recipients])
+
+    @property
+    def retry_safe(self) -> bool:
+        """True if repeating the mail cannot duplicate anything."""
+        return self.delivery is Delivery.NOT_DELIVERED
+
+
+def attempt_of(error: BaseException) -> AttemptVerdict | None:
+    """What became of the mail that this exception cut off, or None if it cut off none."""
+    found = getattr(error, _ATTRIBUTE, None)
+    return found if isinstance(found, AttemptVerdict) else None
+
+
+def attach(error: BaseException, stage: str, recipients: Sequence[RecipientResult]) -> None:
+    """Put the verdicts on an exception, and a note for people where Python has notes (3.11)."""
+    verdict = AttemptVerdict(tuple(recipients))
+    with contextlib.suppress(AttributeError, TypeError):  # an exception class may refuse attributes
+        setattr(error, _ATTRIBUTE, verdict)
+        add_note = getattr(error, "add_note", None)
+        if add_note is not None:
+            add_note(f"smtpconn: cut off at {stage}; the mail is {verdict.delivery.value}")

@@ -1,0 +1,560 @@
+"""`SmtpConnection`: the blocking verbs of one SMTP or LMTP connection.
+
+Each verb takes the lock, runs one flow before one deadline, and says what became of it. Nothing here knows the wire.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Generator, Iterable
+from typing import Any, overload
+
+from smtpconn import handshake
+from smtpconn import message as email_messages
+from smtpconn.conversation import Conversation
+from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.opening import CredentialsSource, Dial, Endpoint, Opening, credentials_of, endpoint_of, transports
+from smtpconn.outcomes import MailOutcome, MailOutcomes
+from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
+from smtpconn.protocol.audit import AuditSink
+from smtpconn.protocol.errors import (
+    ConnectError,
+    InvalidInputError,
+    ReplyError,
+    SmtpTimeoutError,
+    UsageError,
+)
+from smtpconn.protocol.extensions import ServerCapabilities
+from smtpconn.protocol.flow import Pipelining
+from smtpconn.protocol.mail import BinaryFile, Mail, Recipient
+from smtpconn.protocol.params import MailParams
+from smtpconn.protocol.policy import SendPolicy
+from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.sasl import (
+    LoginAuth,
+    OAuthBearerAuth,
+    PlainAuth,
+    ScramAuth,
+    Secret,
+    SecretSource,
+    XOAuth2Auth,
+)
+from smtpconn.protocol.session import ProtocolName, SessionState
+from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
+from smtpconn.transport import Transport
+from smtpconn.url import ParsedUrl
+
+Timeout = float | Timeouts
+Message = bytes | bytearray | memoryview | BinaryFile | Iterable[bytes]
+Recipients = Iterable[str | ForwardPath | Recipient]
+
+
+def open_connection(opening: Opening, endpoint: Endpoint, budget: Budget) -> SmtpConnection:
+    """Connect, and bring the session to where a mail can be sent. Leaves nothing open if it raises.
+
+    A host's addresses are tried in order until one of them connects and greets (RFC 5321 section 5.1).
+    """
+    refusal: ReplyError | None = None
+    try:
+        for transport in transports(opening, endpoint, budget):
+            try:
+                return _established(transport, opening, endpoint, budget)
+            except ReplyError as error:  # noqa: PERF203  # one turn per address of a host
+                if error.stage != "greeting" or error.reply.code == 421:
+                    raise
+                refusal = error
+    except (ConnectError, SmtpTimeoutError) as error:
+        if refusal is None or error.stage != "connect":
+            raise
+        raise refusal from error
+    assert refusal is not None  # without one, transports has raised
+    raise refusal
+
+
+def _established(transport: Transport, opening: Opening, endpoint: Endpoint, budget: Budget) -> SmtpConnection:
+    try:
+        if opening.tls_mode is TlsMode.IMPLICIT:
+            transport = transport.start_tls(opening.tls, budget.phase("tls").remaining())
+        connection = SmtpConnection(transport, opening, endpoint.name)
+    except BaseException:
+        transport.close()
+        raise
+    connection._establish(budget)
+    return connection
+
+
+class SmtpConnection(Conversation):
+    """One connection to one SMTP or LMTP server; safe for threads, which take turns.
+
+    Every verb takes `timeout`: seconds for the whole call, waiting for other threads included, or a `Timeouts` with a
+    limit for each phase. What goes wrong is an `SmtpError`; `usable` says whether the connection lived through it. Use
+    it as a context manager: leaving it says QUIT, within 2 seconds and silently.
+    """
+
+    # --- opening ---
+
+    @classmethod
+    def connect(
+        cls,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        *,
+        timeout: Timeout,
+        tls_config: TlsConfig | None = None,
+        credentials: CredentialsSource | None = None,
+        ehlo_domain: str | None = None,
+        source_address: tuple[str, int] | None = None,
+        dial: Dial | None = None,
+        pipelining: Pipelining = Pipelining.GROUPED,
+        policy: SendPolicy | None = None,
+        audit: AuditSink | None = None,
+        allow_plaintext_auth: bool = False,
+    ) -> SmtpConnection:
+        """Connect to an SMTP server: resolve, TCP, TLS by `tls_mode`, greeting, EHLO, and AUTH with `credentials`.
+
+        `host`: an ASCII name or an IP address. `dial`: a callable `(host, port, timeout) -> socket` for proxies.
+        `ehlo_domain`: the machine's own name or address by default. Raises `InvalidInputError`, `ResolveError`,
+        `ConnectError`, `TlsError`, `AuthenticationError`, a `ReplyError`, `SmtpTimeoutError`, `ConnectionLostError`,
+        `ProtocolError`. RFC 5321 section 3.1.
+        """
+        return _opened(
+            "smtp",
+            (host, port, None),
+            timeout,
+            tls_mode=tls_mode,
+            tls_config=tls_config,
+            credentials=credentials,
+            ehlo_domain=ehlo_domain,
+            source_address=source_address,
+            dial=dial,
+            pipelining=pipelining,
+            policy=policy,
+            audit=audit,
+            allow_plaintext_auth=allow_plaintext_auth,
+        )
+
+    @overload
+    @classmethod
+    def connect_lmtp(
+        cls,
+        host: str,
+        port: int,
+        tls_mode: TlsMode,
+        *,
+        timeout: Timeout,
+        tls_config: TlsConfig | None = ...,
+        credentials: CredentialsSource | None = ...,
+        ehlo_domain: str | None = ...,
+        source_address: tuple[str, int] | None = ...,
+        dial: Dial | None = ...,
+        pipelining: Pipelining = ...,
+        policy: SendPolicy | None = ...,
+        audit: AuditSink | None = ...,
+        allow_plaintext_auth: bool = ...,
+    ) -> SmtpConnection: ...
+
+    @overload
+    @classmethod
+    def connect_lmtp(
+        cls,
+        *,
+        unix_socket: str | os.PathLike[str],
+        timeout: Timeout,
+        tls_mode: TlsMode = ...,
+        tls_config: TlsConfig | None = ...,
+        credentials: CredentialsSource | None = ...,
+        ehlo_domain: str | None = ...,
+        source_address: tuple[str, int] | None = ...,
+        dial: Dial | None = ...,
+        pipelining: Pipelining = ...,
+        policy: SendPolicy | None = ...,
+        audit: AuditSink | None = ...,
+        allow_plaintext_auth: bool = ...,
+    ) -> SmtpConnection: ...
+
+    @classmethod
+    def connect_lmtp(
+        cls,
+        host: str | None = None,
+        port: int | None = None,
+        tls_mode: TlsMode = TlsMode.NONE,
+        *,
+        timeout: Timeout,
+        unix_socket: str | os.PathLike[str] | None = None,
+        tls_config: TlsConfig | None = None,
+        credentials: CredentialsSource | None = None,
+        ehlo_domain: str | None = None,
+        source_address: tuple[str, int] | None = None,
+        dial: Dial | None = None,
+        pipelining: Pipelining = Pipelining.GROUPED,
+        policy: SendPolicy | None = None,
+        audit: AuditSink | None = None,
+        allow_plaintext_auth: bool = False,
+    ) -> SmtpConnection:
+        """Connect to an LMTP server (RFC 2033), by host and port or by `unix_socket`; otherwise as `connect`."""
+        return _opened(
+            "lmtp",
+            (host, port, unix_socket),
+            timeout,
+            tls_mode=tls_mode,
+            tls_config=tls_config,
+            credentials=credentials,
+            ehlo_domain=ehlo_domain,
+            source_address=source_address,
+            dial=dial,
+            pipelining=pipelining,
+            policy=policy,
+            audit=audit,
+            allow_plaintext_auth=allow_plaintext_auth,
+        )
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout: Timeout, **keywords: Any) -> SmtpConnection:
+        """Connect to the server that a URL names, for example `submission://user:secret@mail.example.com`.
+
+        `keywords`: those of `connect`; one that the URL has, too, is `InvalidInputError`, and so is a key that only a
+        pool understands. Raises as `connect`.
+        """
+        parsed = ParsedUrl(url, credentials_given=keywords.get("credentials") is not None)
+        if parsed.pool_options:
+            raise InvalidInputError(f"url: {next(iter(parsed.pool_options))} is a key for a ConnectionPool")
+        if len(parsed.hosts) > 1:
+            raise InvalidInputError("url: several hosts are for a ConnectionPool")
+        options = {key: value for key, value in parsed.options.items() if key != "timeout"}
+        twice = next((key for key in keywords if key in options), None)
+        if twice is not None or "timeout" in parsed.options:
+            raise InvalidInputError(f"{twice or 'timeout'} stands in the URL and in the call: give it once")
+        if parsed.credentials is not None:
+            options["credentials"] = parsed.credentials
+        where = (None, None, parsed.unix_socket) if parsed.unix_socket else (*parsed.hosts[0], None)
+        options = {"credentials": None, **keywords, **options}
+        return _opened(parsed.protocol, where, timeout, tls_mode=parsed.tls_mode, **options)
+
+    @classmethod
+    def from_transport(
+        cls,
+        transport: Transport,
+        *,
+        tls_mode: TlsMode,
+        timeout: Timeout,
+        protocol: ProtocolName = "smtp",
+        tls_config: TlsConfig | None = None,
+        credentials: CredentialsSource | None = None,
+        ehlo_domain: str | None = None,
+        pipelining: Pipelining = Pipelining.GROUPED,
+        policy: SendPolicy | None = None,
+        audit: AuditSink | None = None,
+        allow_plaintext_auth: bool = False,
+    ) -> SmtpConnection:
+        """A session over a connected `Transport`; for `TlsMode.IMPLICIT` it is past its handshake.
+
+        `TlsMode.STARTTLS` needs `tls_config` with a `server_name`. Raises as `connect`; the transport is closed then.
+        """
+        budget = Budget.of(timeout)
+        opening = Opening(
+            protocol=protocol,
+            tls_mode=tls_mode,
+            tls_config=tls_config,
+            credentials=credentials_of(credentials),
+            ehlo_domain=ehlo_domain,
+            pipelining=pipelining,
+            policy=policy,
+            audit=audit,
+            allow_plaintext_auth=allow_plaintext_auth,
+        )
+        if tls_mode is TlsMode.STARTTLS and (tls_config is None or tls_config.server_name is None):
+            raise InvalidInputError(
+                "TlsMode.STARTTLS over a given transport needs tls_config with a server_name to verify"
+            )
+        connection = cls(transport, opening, str(getattr(transport, "peer", "a given transport")))
+        connection._establish(budget)
+        return connection
+
+    # --- what is known ---
+
+    @property
+    def capabilities(self) -> ServerCapabilities:
+        """What the last EHLO or LHLO offered; a snapshot, never blocks."""
+        return self._session.capabilities
+
+    @property
+    def is_authenticated(self) -> bool:
+        """True after a successful AUTH."""
+        return self._session.authenticated
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session stands, by the replies settled so far."""
+        return self._session.state
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """The TLS session, or None."""
+        return self._driver.transport.tls
+
+    def set_ehlo_domain(self, domain: str) -> None:
+        """What the next `rehlo` says: a domain or a bracketed address literal. No I/O, no waiting."""
+        self._session.domain = check_ehlo_domain(domain)
+
+    def __repr__(self) -> str:
+        session = self._session
+        if self._turn is not None:
+            state = authenticated = mails = "<locked>"
+        else:
+            state, authenticated, mails = session.state.value, str(session.authenticated), str(session.mails)
+        tls = self.tls.version if self.tls is not None else "none"
+        return (
+            f"<SmtpConnection {self.connection_id} {session.protocol} {self._endpoint} tls={tls} state={state} "
+            f"authenticated={authenticated} shutting_down={self.is_shutting_down} mails={mails}>"
+        )
+
+    # --- AUTH ---
+
+    def auth(self, credentials: CredentialsSource, *, timeout: Timeout) -> None:
+        """Authenticate once (RFC 4954).
+
+        A refusal is `AuthenticationError` and leaves the connection usable; nothing is retried.
+
+        Without TLS only SCRAM is possible, unless the connection was made with `allow_plaintext_auth=True`
+        (`UsageError`).
+        """
+        source = credentials_of(credentials)
+        del credentials
+        if source is None:
+            raise TypeError("credentials are needed")
+        budget = Budget.of(timeout)
+        turn = object()
+        try:
+            self._take_turn(turn, budget)
+            self._require_alive()
+            handshake.authenticate(self._driver, self._opening, source, budget, self._publish)
+        finally:
+            self._end_turn(turn)
+
+    def auth_plain(
+        self, user: str, password: SecretSource | Secret, *, timeout: Timeout, authzid: str | None = None
+    ) -> None:
+        """AUTH PLAIN (RFC 4616)."""
+        secret = Secret(password, "password")
+        del password
+        self.auth(PlainAuth(user, secret, authzid=authzid), timeout=timeout)
+
+    def auth_login(self, user: str, password: SecretSource | Secret, *, timeout: Timeout) -> None:
+        """AUTH LOGIN."""
+        secret = Secret(password, "password")
+        del password
+        self.auth(LoginAuth(user, secret), timeout=timeout)
+
+    def auth_scram(self, user: str, password: SecretSource | Secret, *, timeout: Timeout) -> None:
+        """SCRAM-SHA-256 (RFC 7677)."""
+        secret = Secret(password, "password")
+        del password
+        self.auth(ScramAuth(user, secret), timeout=timeout)
+
+    def auth_xoauth2(self, user: str, token: SecretSource | Secret, *, timeout: Timeout) -> None:
+        """XOAUTH2 with a bearer token."""
+        secret = Secret(token, "token")
+        del token
+        self.auth(XOAuth2Auth(user, secret), timeout=timeout)
+
+    def auth_oauthbearer(self, token: SecretSource | Secret, *, timeout: Timeout, user: str | None = None) -> None:
+        """OAUTHBEARER (RFC 7628) with a bearer token."""
+        secret = Secret(token, "token")
+        del token
+        self.auth(OAuthBearerAuth(secret, user=user), timeout=timeout)
+
+    # --- mails ---
+
+    def send(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Timeout,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """Send a message by DATA to all recipients, in one transaction.
+
+        `recipients`: an iterable of addresses or `Recipient`s. `message`: bytes-like, a binary file (from its
+        position), or an iterable of bytes; its lines end in CRLF, or `newlines="crlf"` converts bare LFs. `size`:
+        octets of a stream, if known.
+
+        Refused recipients are entries of the result. Raises `RecipientsRefusedError` if nobody can have got the message
+        (SMTP only), `DeliveryUnknownError` if that is not known, a `ReplyError` if the message was refused,
+        `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`, `UsageError` before the first octet,
+        `SmtpTimeoutError`, `ConnectionLostError`, `ProtocolError`. RFC 5321 section 3.3, RFC 2033 section 4.2.
+        """
+        return self._send(Mail(sender, recipients, message, params=params, newlines=newlines, size=size), timeout)
+
+    def send_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Timeout,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """As `send`, by BDAT (RFC 3030); needs CHUNKING. `params.body="BINARYMIME"` passes the octets unchanged."""
+        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        return self._send(mail, timeout)
+
+    def send_lmtp(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Timeout,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """As `send`, on an LMTP connection only (`UsageError`)."""
+        self._require_lmtp("send_lmtp")
+        return self._send(Mail(sender, recipients, message, params=params, newlines=newlines, size=size), timeout)
+
+    def send_lmtp_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Timeout,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
+        self._require_lmtp("send_lmtp_bdat")
+        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        return self._send(mail, timeout)
+
+    def send_message(
+        self,
+        email_message: Any,
+        *,
+        timeout: Timeout,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        params: MailParams | None = None,
+    ) -> SendResult:
+        """Send an `EmailMessage`.
+
+        What is not given comes from its headers; Bcc is not sent; serialised as the server needs it.
+
+        Raises as `send`.
+        """
+        mail = email_messages.mail_of(email_message, sender=sender, recipients=recipients, params=params)
+        return self._send(mail, timeout)
+
+    def send_many(self, mails: Iterable[Mail], *, timeout: Timeout) -> MailOutcomes:
+        """Send mails one after the other.
+
+        `timeout` is per mail. Lazy: nothing happens before the first outcome is asked for.
+
+        Yields one `MailOutcome` for each mail, in order. After the connection is lost each further mail yields the
+        error that says so: not delivered, safe to repeat.
+        """
+        Budget.of(timeout)  # a wrong timeout is refused now, not with the first mail
+        return MailOutcomes(self._outcomes(mails, timeout))
+
+    def _outcomes(self, mails: Iterable[Mail], timeout: Timeout) -> Generator[MailOutcome, None, None]:
+        for index, mail in enumerate(mails):
+            if not isinstance(mail, Mail):
+                raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
+            result: SendResult | None = None
+            failure: Exception | None = None
+            try:
+                result = self.send_mail(mail, Budget.of(timeout))
+            except Exception as error:  # whatever one mail raises is its outcome; the batch goes on
+                failure = error
+            yield MailOutcome(index=index, mail=mail, result=result, error=failure)
+
+    def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
+        return self.send_mail(mail, Budget.of(timeout))
+
+    def _require_lmtp(self, verb: str) -> None:
+        if not self._session.is_lmtp:
+            raise UsageError(f"{verb} needs an LMTP connection: use send or send_bdat here")
+
+    # --- other verbs ---
+
+    def reset(self, *, timeout: Timeout) -> None:
+        """RSET, at once. A refusal closes the connection and raises the reply. RFC 5321 section 4.1.1.5."""
+        self._run(self._session.reset, Budget.of(timeout))
+
+    def noop(self, *, timeout: Timeout) -> None:
+        """NOOP. A 4yz or 5yz reply is raised and leaves the connection usable. RFC 5321 section 4.1.1.9."""
+        self._run(self._session.noop, Budget.of(timeout))
+
+    def vrfy(self, address: str, *, timeout: Timeout) -> Reply:
+        """VRFY: the reply, whatever its code (250, 251, 252, 550, 502 ...). RFC 5321 section 3.5."""
+        return self._run(lambda: self._session.vrfy(address), Budget.of(timeout))
+
+    def expn(self, name: str, *, timeout: Timeout) -> Reply:
+        """EXPN: the reply, whatever its code. RFC 5321 section 3.5."""
+        return self._run(lambda: self._session.expn(name), Budget.of(timeout))
+
+    def help(self, topic: str | None = None, *, timeout: Timeout) -> Reply:
+        """HELP: the reply, whatever its code. RFC 5321 section 4.1.1.8."""
+        return self._run(lambda: self._session.help(topic), Budget.of(timeout))
+
+    def rehlo(self, *, timeout: Timeout) -> None:
+        """EHLO or LHLO again; replaces `capabilities`. A refusal voids them and closes the connection."""
+        self._run(self._session.rehlo, Budget.of(timeout))
+
+    def quit(self, *, timeout: Timeout) -> bool:
+        """QUIT, then close in every case; True if the server said 221. Raises nothing for what the server does.
+
+        Waits at most `Timeouts.quit` (2 s) for the reply. RFC 5321 section 4.1.1.10.
+        """
+        budget = Budget.of(timeout)
+        turn = object()
+        if self._closed_by_owner:
+            return False
+        try:
+            self._take_turn(turn, budget)
+            self._closed_by_owner = True
+            return self._end(budget)
+        finally:
+            self._end_turn(turn)
+
+    def __enter__(self) -> SmtpConnection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        limit = Budget(Deadline.after(Timeouts().quit), None, 0.0)
+        self.leave(limit)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("SmtpConnection is not pickled or copied: open another one")
+
+
+def _opened(
+    protocol: ProtocolName,
+    where: tuple[str | None, int | None, str | os.PathLike[str] | None],
+    timeout: Timeout,
+    *,
+    credentials: CredentialsSource | None,
+    **options: Any,
+) -> SmtpConnection:
+    """Check every argument, then connect."""
+    source = credentials_of(credentials)
+    del credentials
+    endpoint = endpoint_of(*where, protocol=protocol)
+    opening = Opening(protocol=protocol, credentials=source, **options)
+    return open_connection(opening, endpoint, Budget.of(timeout))

@@ -1,0 +1,375 @@
+"""One connection to one server: its lock, its driver, its life from the dial to the close.
+
+Knows how a session is opened (greeting, EHLO, STARTTLS, AUTH), who may use it when, and how it ends; the public verbs
+are in `connection`. Its laws: one lock, held for the whole conversation of a verb; a thread never waits for itself; a
+connection that is poisoned, closed or inherited by a forked child writes nothing; every attempt at a mail ends with its
+verdicts published once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from smtpconn import attempts, handshake, message
+from smtpconn.deadline import Budget, Deadline
+from smtpconn.driver import Driver
+from smtpconn.opening import Opening, ehlo_domain
+from smtpconn.protocol import audit, commands, ledger
+from smtpconn.protocol.envelope import Outgoing, content_of
+from smtpconn.protocol.errors import (
+    ConnectionLostError,
+    Delivery,
+    ServiceUnavailableError,
+    SmtpError,
+    SmtpTimeoutError,
+    UsageError,
+)
+from smtpconn.protocol.flow import Flow, Pipelining, Result
+from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.result import RecipientResult, SendResult
+from smtpconn.protocol.session import Session, SessionState
+from smtpconn.protocol.transaction import Attempt
+from smtpconn.transport import Transport
+
+_log = logging.getLogger("smtpconn.connection")
+_ids = itertools.count(1)
+
+
+class Conversation:
+    """A connection without its public verbs: what the pool and `SmtpConnection` build on."""
+
+    def __init__(self, transport: Transport, opening: Opening, endpoint: str) -> None:
+        self.connection_id = next(_ids)
+        self._opening = opening
+        self._endpoint = endpoint
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._turn: object | None = None  # the call that holds the lock
+        self._holder: int | None = None  # and the ident of its thread
+        self._closed_by_owner = False
+        self._aborted = False  # SessionAborted was published, or QuitCompleted: nothing may follow
+        local = getattr(transport, "local_address", None)
+        session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
+        session.secure = bool(transport.secure)
+        self._session = session
+        self._driver = Driver(transport, session, self._observe if opening.audit is not None else None)
+
+    def _establish(self, budget: Budget) -> None:
+        """Greeting, EHLO, STARTTLS and AUTH over a transport that is up; leaves nothing open if it raises."""
+        try:
+            handshake.establish(self._driver, self._opening, budget, self._publish)
+        except Exception:
+            self._end(budget)
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    # --- turns ---
+
+    def _take_turn(self, turn: object, budget: Budget) -> None:
+        """Wait for the lock within the budget. Raises `UsageError` where waiting would be for ever."""
+        if os.getpid() != self._pid:
+            self.abandon()
+            raise UsageError("this connection belongs to the parent process: a forked child must open its own")
+        if self._holder == threading.get_ident():
+            raise UsageError(
+                "this thread is in the middle of another call on this connection (from a body iterator or a hook?)"
+            )
+        if not self._lock.acquire(blocking=False):
+            left = budget.total.remaining()
+            limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
+            if not self._lock.acquire(timeout=limit):
+                raise SmtpTimeoutError("another thread had the connection until the deadline", stage="lock")
+        self._turn, self._holder = turn, threading.get_ident()
+
+    def _end_turn(self, turn: object) -> None:
+        """Give the turn back, if this call has it."""
+        if self._turn is not turn:
+            return
+        if self._closed_by_owner or self._session.condemned or self._session.closing:
+            self._shut()
+        self._turn = self._holder = None
+        self._lock.release()
+
+    def _require_alive(self) -> None:
+        """F93a: what a verb on a dead connection raises, at once and without an octet."""
+        session = self._session
+        if self._closed_by_owner:
+            raise UsageError("the connection is closed")
+        if session.closing is not None:
+            raise ServiceUnavailableError(
+                f"the server has closed this connection: {session.closing}", reply=session.closing
+            )
+        if session.condemned is not None or session.state is SessionState.CLOSED:
+            raise ConnectionLostError(f"this connection is dead: {session.condemned}", stage="input")
+
+    def _run(self, flow_of: Callable[[], Flow[Result]], budget: Budget) -> Result:
+        """One verb: wait for the turn, run its flow, end the turn."""
+        turn = object()
+        try:
+            self._take_turn(turn, budget)
+            self._require_alive()
+            return self._driver.run(flow_of(), budget)
+        finally:
+            self._end_turn(turn)
+
+    # --- mails ---
+
+    def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
+        """Send one mail by the connection's protocol."""
+        if mail.email_message is None:
+            content_of(mail)  # F50: values first, before any lock
+        turn = object()
+        try:
+            self._take_turn(turn, budget)
+            self._require_alive()
+            return self._transact(mail, budget)
+        except SmtpError as error:
+            if not error.recipients and mail.recipients is not None:
+                error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients)
+            raise
+        finally:
+            self._end_turn(turn)
+
+    def _transact(self, mail: Mail, budget: Budget) -> SendResult:
+        """The transaction; the caller holds the lock."""
+        session = self._session
+        session.require_between_mails("a mail")
+        if mail.email_message is not None:
+            mail = message.serialised(mail, session.capabilities)
+        attempt = Attempt(Outgoing(mail, session, self._opening.policy), session)
+        try:
+            result = self._driver.run(attempt.flow(min(self._opening.pipelining, Pipelining.GROUPED)), budget)
+        except SmtpError as error:
+            explained = attempt.explained(error)
+            self._settled(explained.recipients)
+            if explained is error:
+                raise
+            raise explained from error
+        except BaseException as error:
+            recipients = attempt.results()
+            attempts.attach(error, session.state.value, recipients)
+            self._settled(recipients)
+            raise
+        self._settled(result.recipients)
+        if session.retiring:
+            self._end(budget)
+        return result
+
+    def _settled(self, recipients: tuple[RecipientResult, ...]) -> None:
+        """BR26: exactly one event per attempt, with counts; before the SessionAborted of the same fault."""
+        if self._opening.audit is None:
+            return
+        verdicts = [entry.delivery for entry in recipients]
+        self._publish(
+            audit.MailSettled,
+            delivered=verdicts.count(Delivery.DELIVERED),
+            not_delivered=verdicts.count(Delivery.NOT_DELIVERED),
+            unknown=verdicts.count(Delivery.UNKNOWN),
+        )
+
+    # --- the end ---
+
+    def _end(self, budget: Budget) -> bool:
+        """QUIT where the session allows it, then close in every case; True if 221 was read (caller holds the lock)."""
+        session = self._session
+        said = False
+        try:
+            if session.may_quit and self._driver.is_quiet():
+                limit = Budget(budget.phase("quit"), None, 0.0)
+                said = self._driver.run(session.quit(), limit)
+        except SmtpError:
+            pass  # how the server says goodbye changes nothing any more
+        if said:
+            self._publish(audit.QuitCompleted)
+            self._aborted = True
+        if session.condemned is None:
+            with contextlib.suppress(OSError):
+                getattr(self._driver.transport, "close_notify", _nothing)()
+        session.condemn("closed after QUIT")
+        self._shut()
+        return said
+
+    def _shut(self) -> None:
+        """Close the transport and publish the end of the session, once; nothing is written."""
+        self._session.state = SessionState.CLOSED
+        self._driver.transport.close()
+        if not self._aborted:
+            self._aborted = True
+            self._publish(audit.SessionAborted, last=True)
+
+    def leave(self, budget: Budget | None) -> None:
+        """QUIT and close. Without a budget QUIT is written and its reply is not awaited.
+
+        Never raises for the server's sake.
+        """
+        if os.getpid() != self._pid:
+            self.abandon()
+            return
+        turn = object()
+        try:
+            self._take_turn(turn, Budget(Deadline.after(0.0), None, 0.0))
+        except SmtpError:  # somebody is in the middle of a call
+            self.close()
+            return
+        try:
+            self._closed_by_owner = True
+            if budget is None:
+                self._drop_a_line()
+                self._shut()
+            else:
+                self._end(budget)
+        finally:
+            self._end_turn(turn)
+
+    def _drop_a_line(self) -> None:
+        """QUIT without waiting: RFC 5321 section 4.1.1.10 asks for the command, nobody here has time for its answer."""
+        session = self._session
+        try:
+            if session.may_quit and self._driver.is_quiet():
+                self._driver.transport.send(commands.quit_(), 0.0)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close without QUIT; silent and idempotent.
+
+        While another thread is in the middle of a call, that call is cut off and ends as a lost connection.
+        """
+        if os.getpid() != self._pid:
+            self.abandon()
+            return
+        self._closed_by_owner = True
+        if self._lock.acquire(blocking=False):
+            self._turn = turn = object()
+            self._end_turn(turn)
+        elif self._holder == threading.get_ident():
+            self._session.condemn("closed by its owner")
+            self._driver.transport.close()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """From another thread: wake a call that is blocked; it ends as a lost connection."""
+        wake = getattr(self._driver.transport, "abort", None)
+        if wake is not None:
+            wake()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy of the descriptor; nothing is written or shut down."""
+        self._closed_by_owner = self._aborted = True
+        self._session.state = SessionState.CLOSED
+        self._driver.transport.close()
+
+    def __del__(self) -> None:
+        transport = getattr(getattr(self, "_driver", None), "transport", None)
+        if transport is None or self._session.state is SessionState.CLOSED:
+            return
+        warnings.warn(f"unclosed connection to {self._endpoint}", ResourceWarning, source=self, stacklevel=2)
+        transport.close()
+
+    # --- what the pool asks ---
+
+    @property
+    def usable(self) -> bool:
+        """True if a further verb may be tried: not poisoned, not closed, not closing."""
+        session = self._session
+        return (
+            not self._closed_by_owner and session.condemned is None and session.closing is None and not session.retiring
+        )
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """True once the server has said or shown that it closes: 421, 221, EOF, "session used up" (D6)."""
+        return self._session.closing is not None or self._session.lost
+
+    @property
+    def closing_reply(self) -> Reply | None:
+        """The reply by which the server said so, or None."""
+        return self._session.closing
+
+    @property
+    def mails(self) -> int:
+        """MAIL commands written."""
+        return self._session.mails
+
+    @property
+    def nonmail(self) -> int:
+        """Commands that some servers count against a session (pool VA4)."""
+        return self._session.nonmail
+
+    @property
+    def noops(self) -> int:
+        """NOOP commands written."""
+        return self._session.noops
+
+    def is_quiet(self) -> bool:
+        """The free check (pool VA1): no octet, end or error waits. Costs no round trip."""
+        return self._driver.is_quiet()
+
+    def probe(self, budget: Budget) -> bool:
+        """NOOP within the `probe` limit; True for exactly 250. Anything else closes the connection and is False."""
+        limit = Budget(budget.phase("probe"), None, 0.0)
+        alive = False
+        try:
+            alive = self._run(self._session.noop, limit).code == 250
+        except SmtpError:
+            pass  # whatever it was: dead, and replaced (pool VA3)
+        finally:
+            if not alive:
+                self.close()
+        return alive
+
+    def command(self, verb: str, argument: str | None, budget: Budget) -> Reply:
+        """VRFY, EXPN, HELP or NOOP: the reply. NOOP raises for 4yz and 5yz."""
+        session = self._session
+        flows: dict[str, Callable[[], Flow[Reply]]] = {
+            "VRFY": lambda: session.vrfy(argument or ""),
+            "EXPN": lambda: session.expn(argument or ""),
+            "HELP": lambda: session.help(argument),
+            "NOOP": session.noop,
+        }
+        return self._run(flows[verb], budget)
+
+    # --- audit ---
+
+    def _observe(self, entry: ledger.Entry) -> None:
+        """A reply was settled: publish what it settles."""
+        reply, kind = entry.reply, entry.kind
+        if reply is None:
+            return
+        if kind is ledger.GREETING:
+            self._publish(audit.GreetingReceived, code=reply.code)
+        elif kind is ledger.MAIL and reply.is_positive:
+            self._publish(audit.MailFromAccepted, code=reply.code)
+        elif kind is ledger.RCPT:
+            self._publish(audit.RecipientAccepted if reply.is_positive else audit.RecipientRejected, code=reply.code)
+        elif kind is ledger.END or kind is ledger.LMTP_END:
+            if reply.is_positive:
+                self._publish(audit.MessageAccepted, code=reply.code)
+            elif kind is ledger.LMTP_END:
+                self._publish(audit.RecipientRejected, code=reply.code)
+
+    def _publish(self, event: Callable[..., audit.AuditEvent], *, last: bool = False, **fields: Any) -> None:
+        sink = self._opening.audit
+        if sink is None or (self._aborted and not last):
+            return
+        made = event(connection_id=self.connection_id, endpoint=self._endpoint, seconds=time.monotonic(), **fields)
+        try:
+            sink.on_event(made)
+        except Exception:
+            _log.warning("an AuditSink failed", exc_info=True)
+
+
+def _nothing() -> None:
+    """What a transport without close_notify does at its end."""

@@ -1,0 +1,109 @@
+"""From a transport that is up to a session that can send: greeting, EHLO, STARTTLS, AUTH.
+
+Knows in which order a session is opened and what must be demanded before what; refuses to know locks and mails. Its
+laws: TLS is a demand, never an opportunity (D11); nothing learnt in clear survives the handshake; octets in front of it
+are an attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from smtpconn.deadline import Budget
+from smtpconn.driver import Driver
+from smtpconn.opening import Opening
+from smtpconn.protocol import audit
+from smtpconn.protocol.errors import StartTlsInjectionError, UsageError
+from smtpconn.protocol.sasl import Binding, Credentials, choose
+from smtpconn.tls import TlsMode, tls_server_end_point
+
+_COUNTED = 4_096  # octets of an injection that are counted, at most
+
+
+class Publish(Protocol):
+    """Where audit events go."""
+
+    def __call__(self, event: Callable[..., audit.AuditEvent], **fields: Any) -> None:
+        """Make the event and pass it on."""
+
+
+def establish(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
+    """Open the session. What it raises leaves the transport to the caller, who ends it."""
+    session = driver.session
+    publish(audit.Connected)
+    driver.run(session.greet(), budget)
+    demands = "STARTTLS" if opening.tls_mode is TlsMode.STARTTLS else "AUTH" if opening.credentials else None
+    driver.run(session.hello(demands=demands), budget)
+    publish(audit.EhloCompleted)
+    if opening.tls_mode is TlsMode.STARTTLS:
+        _upgrade(driver, opening, budget, publish)
+    if opening.credentials is not None:
+        authenticate(driver, opening, opening.credentials, budget, publish)
+
+
+def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
+    """STARTTLS, and EHLO again over TLS (RFC 3207)."""
+    session = driver.session
+    driver.run(session.starttls(), budget)
+    _refuse_injection(driver)
+    try:
+        limit = budget.phase("tls").remaining()
+        driver.transport = driver.transport.start_tls(opening.tls, limit)
+    except BaseException as error:
+        driver.poison(f"TLS failed: {type(error).__name__}")
+        raise
+    session.upgraded()
+    publish(audit.TlsUpgraded)
+    driver.run(session.hello(fallback=False), budget)
+    publish(audit.EhloCompleted)
+
+
+def _refuse_injection(driver: Driver) -> None:
+    """RFC 3207 section 6: octets behind the 220 were put there in the clear by an attacker (CVE-2011-0411)."""
+    seen = driver.session.parser.pending
+    try:
+        while seen < _COUNTED and driver.transport.readable():
+            octets = driver.transport.recv(_COUNTED, 0.0)
+            if not octets:
+                break
+            seen += len(octets)
+    except OSError:
+        pass  # a connection that is gone fails in the handshake
+    if seen:
+        driver.poison("octets behind the 220 to STARTTLS")
+        raise StartTlsInjectionError(
+            f"{seen} octets followed the 220 to STARTTLS in the clear: an attack, or a broken server", octets=seen
+        )
+
+
+def authenticate(
+    driver: Driver,
+    opening: Opening,
+    source: Credentials | Callable[[], Credentials],
+    budget: Budget,
+    publish: Publish,
+) -> None:
+    """One AUTH. What a callable raises passes unchanged, before an octet of it is written."""
+    session = driver.session
+    if session.authenticated:
+        raise UsageError("already authenticated: AUTH is possible once in a session (RFC 4954 section 4)")
+    session.require_between_mails("AUTH")
+    credentials: object = source if isinstance(source, Credentials) else source()
+    if not isinstance(credentials, Credentials):
+        kind = type(credentials).__name__
+        raise TypeError(f"the credentials callable must return a credentials object, not {kind}")
+    offered = session.capabilities.auth_mechanisms
+    binding = Binding(_channel_binding(driver, credentials), plus_offered="SCRAM-SHA-256-PLUS" in offered)
+    clear = not session.secure and not opening.allow_plaintext_auth
+    name = choose(credentials, offered, clear=clear, binding=binding)
+    mechanism = credentials.mechanism(name, credentials.revealed(), binding)
+    driver.run(session.auth(mechanism), budget)
+    publish(audit.AuthCompleted, mechanism=name)
+
+
+def _channel_binding(driver: Driver, credentials: Credentials) -> bytes | None:
+    info = driver.transport.tls
+    if info is None or getattr(credentials, "channel_binding", None) is None:
+        return None
+    return tls_server_end_point(info.peer_certificate)

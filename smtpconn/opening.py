@@ -1,0 +1,234 @@
+"""Everything that stays the same from one connection to the next but the endpoint, and how a transport comes about.
+
+Knows hosts, addresses and dialling; refuses to know SMTP. Every address of a host is tried within one deadline (RFC
+5321 section 5.1), none of them may eat it all.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from smtpconn import resolve
+from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host
+from smtpconn.protocol.audit import AuditSink
+from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError
+from smtpconn.protocol.flow import Pipelining
+from smtpconn.protocol.policy import SendPolicy
+from smtpconn.protocol.sasl import Credentials, PasswordAuth
+from smtpconn.protocol.session import ProtocolName
+from smtpconn.resolve import SocketAddress
+from smtpconn.tls import TlsConfig, TlsMode
+from smtpconn.transport import SocketTransport
+
+Dial = Callable[[str, int, "float | None"], socket.socket]
+CredentialsSource = Credentials | tuple[str, str] | Callable[[], Credentials]
+
+_LMTP_FORBIDDEN_PORT = 25  # RFC 2033 section 5
+_HOSTNAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+
+
+class Endpoint(NamedTuple):
+    """One server: a host and a port, or a Unix socket; checked by `endpoint_of`."""
+
+    host: str | None
+    port: int | None
+    unix_socket: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`host:port`, or the path of the socket."""
+        if self.host is None:
+            return self.unix_socket or ""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def endpoint_of(host: object, port: object, unix_socket: object = None, *, protocol: ProtocolName) -> Endpoint:
+    """The endpoint that these arguments name (F1, F2). Raises TypeError or `InvalidInputError`."""
+    if unix_socket is not None:
+        if host is not None or port is not None:
+            raise InvalidInputError("unix_socket excludes host and port: give one or the other")
+        return Endpoint(None, None, str(resolve.unix_address(unix_socket).sockaddr))  # type: ignore[arg-type]  # checked there
+    if host is None:
+        raise InvalidInputError("host is needed" + (", or unix_socket" if protocol == "lmtp" else ""))
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a str, not {type(host).__name__}")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port must be an int, not {type(port).__name__}")
+    if not 1 <= port <= 65_535:
+        raise InvalidInputError(f"port must be 1 to 65535: {port}")
+    if protocol == "lmtp" and port == _LMTP_FORBIDDEN_PORT:
+        raise InvalidInputError("port 25 is SMTP's: LMTP must not be spoken there (RFC 2033 section 5)")
+    return Endpoint(check_host(host), int(port))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How to open a connection, whatever the endpoint; validated at birth."""
+
+    protocol: ProtocolName = "smtp"
+    tls_mode: TlsMode
+    tls_config: TlsConfig | None = None
+    credentials: Credentials | Callable[[], Credentials] | None = None
+    ehlo_domain: str | None = None
+    source_address: tuple[str, int] | None = None
+    dial: Dial | None = None
+    pipelining: Pipelining = Pipelining.GROUPED
+    policy: SendPolicy | None = None
+    audit: AuditSink | None = None
+    allow_plaintext_auth: bool = False
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("smtp", "lmtp"):
+            raise InvalidInputError('protocol must be "smtp" or "lmtp"')
+        if not isinstance(self.tls_mode, TlsMode):
+            raise TypeError(f"tls_mode must be a TlsMode, not {type(self.tls_mode).__name__}")
+        if self.tls_config is not None:
+            if not isinstance(self.tls_config, TlsConfig):
+                raise TypeError(f"tls_config must be a TlsConfig, not {type(self.tls_config).__name__}")
+            if self.tls_mode is TlsMode.NONE:
+                raise InvalidInputError(
+                    "tls_config with TlsMode.NONE would promise what is not done: choose another tls_mode"
+                )
+        object.__setattr__(self, "credentials", credentials_of(self.credentials))
+        if self.ehlo_domain is not None:
+            object.__setattr__(self, "ehlo_domain", check_ehlo_domain(self.ehlo_domain))
+        object.__setattr__(self, "source_address", _source_address_of(self.source_address))
+        if self.dial is not None and not callable(self.dial):
+            raise TypeError("dial must be a callable (host, port, timeout) that returns a connected socket")
+        if not isinstance(self.pipelining, Pipelining):
+            raise TypeError(f"pipelining must be a Pipelining, not {type(self.pipelining).__name__}")
+        if not isinstance(self.allow_plaintext_auth, bool):
+            raise TypeError(f"allow_plaintext_auth must be a bool, not {type(self.allow_plaintext_auth).__name__}")
+        for name, methods in _HOOKS.items():
+            hook = getattr(self, name)
+            missing = [method for method in methods if hook is not None and not callable(getattr(hook, method, None))]
+            if missing:
+                raise TypeError(f"{name} has no method {missing[0]}")
+
+    @property
+    def tls(self) -> TlsConfig:
+        """The TLS configuration to use."""
+        return self.tls_config if self.tls_config is not None else _DEFAULT_TLS
+
+
+_DEFAULT_TLS = TlsConfig()
+_HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), "audit": ("on_event",)}
+
+
+def credentials_of(given: object) -> Credentials | Callable[[], Credentials] | None:
+    """The credentials argument: an object, a `(user, password)` pair, a callable that returns an object, or None."""
+    if given is None or isinstance(given, Credentials):
+        return given
+    if isinstance(given, tuple) and len(given) == 2:
+        return PasswordAuth(*given)
+    if callable(given):
+        return given  # what it returns is checked when it is called
+    kind = type(given).__name__
+    del given  # SEC2: it may hold a secret
+    raise TypeError(f"credentials must be a credentials object, (user, password) or a callable, not {kind}")
+
+
+def _source_address_of(given: object) -> tuple[str, int] | None:
+    if given is None:
+        return None
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[0], str):
+        raise TypeError("source_address must be (IP address, port); port 0 lets the system choose")
+    host, port = given
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError("source_address: the port must be an int")
+    if not 0 <= port <= 65_535:
+        raise InvalidInputError(f"source_address: port must be 0 to 65535: {port}")
+    if host:
+        address_literal(host)
+    return str(host), int(port)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_name() -> str | None:
+    """The machine's name if it is a domain with a dot; no DNS is asked (F9a)."""
+    try:
+        name = socket.gethostname()
+    except (OSError, AttributeError):  # AttributeError: a platform without host names
+        return None
+    return name if _HOSTNAME.fullmatch(name) and len(name) <= 255 else None
+
+
+def ehlo_domain(configured: str | None, local_address: str | None) -> str:
+    """What EHLO says: what was configured, the machine's name, or the literal of the socket's own address."""
+    if configured is not None:
+        return configured
+    name = _own_name()
+    if name is not None:
+        return name
+    return address_literal(local_address) if local_address else "localhost"
+
+
+def transports(opening: Opening, endpoint: Endpoint, budget: Budget) -> Iterator[SocketTransport]:
+    """Connected transports, one per address that answers, in order; the caller stops when one of them serves.
+
+    When all were tried, raises the last `ConnectError` (or `SmtpTimeoutError`), which names the earlier ones.
+    """
+    deadline = budget.phase("connect")
+    if opening.dial is not None and endpoint.host is not None:
+        yield _dialled(opening.dial, endpoint, deadline)
+        return
+    found = _addresses(endpoint, deadline)
+    failures: list[str] = []
+    last: Exception | None = None
+    for place, address in enumerate(found):
+        try:
+            transport = _connected(address, opening, deadline, len(found) - place)
+        except OSError as error:
+            last = error
+            failures.append(f"{address}: {error.strerror or str(error) or 'timed out'}")
+            if deadline.expired:
+                break
+            continue
+        yield transport
+    if last is not None:
+        raise _all_failed(endpoint, failures, last, deadline) from last
+
+
+def _addresses(endpoint: Endpoint, deadline: Deadline) -> list[SocketAddress]:
+    if endpoint.host is None or endpoint.port is None:
+        return [resolve.unix_address(endpoint.unix_socket or "")]
+    return list(resolve.addresses(endpoint.host, endpoint.port, deadline))
+
+
+def _connected(address: SocketAddress, opening: Opening, deadline: Deadline, left: int) -> SocketTransport:
+    """Connect to one of `left` addresses; it may use its share of the time, so that a dead one does not eat it all."""
+    remaining = deadline.remaining()
+    limit = None if remaining is None else remaining / left
+    if limit is not None and limit <= 0.0:
+        raise TimeoutError
+    return SocketTransport.connect(address, timeout=limit, source_address=opening.source_address)
+
+
+def _all_failed(
+    endpoint: Endpoint, failures: list[str], last: Exception, deadline: Deadline
+) -> ConnectError | SmtpTimeoutError:
+    text = f"connect to {endpoint.name} failed: {'; '.join(failures)}"
+    if isinstance(last, TimeoutError) and (deadline.expired or len(failures) == 1):
+        return SmtpTimeoutError(text, stage="connect")
+    return ConnectError(text)
+
+
+def _dialled(dial: Dial, endpoint: Endpoint, deadline: Deadline) -> SocketTransport:
+    assert endpoint.host is not None
+    assert endpoint.port is not None
+    try:
+        sock = dial(endpoint.host, endpoint.port, deadline.remaining())
+    except TimeoutError as error:
+        raise SmtpTimeoutError(f"dial to {endpoint.name} timed out", stage="connect") from error
+    except OSError as error:
+        raise ConnectError(f"dial to {endpoint.name} failed: {error}") from error
+    return SocketTransport.over(sock, host=endpoint.host)
+
+
+QUIT_LIMIT = Timeouts().quit  # seconds

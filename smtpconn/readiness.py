@@ -1,0 +1,85 @@
+"""Waiting for a descriptor: readable, writable, or the end of the caller's time.
+
+Knows poll and the monotonic clock; refuses to know what is read or written. TimeoutError means that the caller's own
+time has passed; what the kernel calls ETIMEDOUT is a lost connection.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from smtpconn.tls import HAVE_SSL
+
+if HAVE_SSL:
+    import ssl
+
+_T = TypeVar("_T")
+
+_LONGEST_POLL = 2_000_000_000  # milliseconds that poll() surely takes
+READ, WRITE = 1, 4  # POLLIN and POLLOUT, also where there is no poll
+
+
+def moment(timeout: float | None) -> float | None:
+    """The monotonic moment `timeout` seconds from now; None is never."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def rest_until(at: float | None) -> float | None:
+    """Seconds left until that moment, at least 0; None if it never comes."""
+    return None if at is None else max(0.0, at - time.monotonic())
+
+
+def ready_once(fd: int, events: int, timeout: float | None) -> bool:
+    """One system call: True if the descriptor is ready, or at an end."""
+    if not hasattr(select, "poll"):  # Windows, some WASI runtimes
+        reading = [fd] if events & READ else []
+        writing = [fd] if events & WRITE else []
+        return any(select.select(reading, writing, writing, timeout))  # Windows tells a failed connect by the third set
+    poll = select.poll()
+    poll.register(fd, events)
+    return bool(poll.poll(None if timeout is None else min(_LONGEST_POLL, math.ceil(timeout * 1000))))
+
+
+def wait(fd: int, events: int, at: float | None) -> None:
+    """Wait until the descriptor is ready. Raises TimeoutError once the moment has passed."""
+    while True:
+        rest = rest_until(at)
+        if ready_once(fd, events, rest):
+            return
+        if rest is not None and rest <= 0.0:
+            raise TimeoutError("timed out")
+
+
+def retry(attempt: Callable[[], _T], fd: Callable[[], int], default: int, at: float | None) -> _T:
+    """Call until it does not ask to wait; a peer that keeps it busy with what is no data gains no time by it."""
+    while True:
+        try:
+            return attempt()
+        except OSError as error:
+            events = wanted_by(error, default)
+            if not events:
+                raise
+        if at is not None and at <= time.monotonic():
+            raise TimeoutError("timed out")
+        wait(fd(), events, at)
+
+
+def wanted_by(error: OSError, default: int) -> int:
+    """The events that the failed call waits for; 0 if it really failed."""
+    if HAVE_SSL:
+        if isinstance(error, ssl.SSLWantReadError):
+            return READ
+        if isinstance(error, ssl.SSLWantWriteError):
+            return WRITE
+    return default if isinstance(error, (BlockingIOError, InterruptedError)) else 0
+
+
+def as_loss(error: OSError) -> OSError:
+    """The kernel's own time-out as a lost connection: the caller's deadline did not pass."""
+    if isinstance(error, TimeoutError) and error.errno is not None:
+        return ConnectionError(error.errno, error.strerror)
+    return error

@@ -1,0 +1,389 @@
+"""Octets out, octets in: the `Transport` protocol, and sockets (TCP, Unix) with and without TLS behind it.
+
+Knows system calls, readiness and the TLS record layer's manners; refuses to know SMTP, deadlines and retries. Its
+laws: a socket is non-blocking for ever and waiting is done by poll; a timeout is for the one call; TimeoutError means
+that this timeout passed (what the kernel calls ETIMEDOUT is a lost connection); an octet counts as sent once the
+kernel, or the TLS object, took it; `b""` is the end of the stream and nothing else; closing writes nothing; after it
+nothing is read or written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
+from smtpconn.readiness import READ, WRITE, as_loss, moment, ready_once, rest_until, retry, wait, wanted_by
+from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo, handshake_error, ssl_context
+
+if TYPE_CHECKING:
+    from smtpconn.resolve import SocketAddress
+
+if HAVE_SSL:
+    import ssl
+
+_T = TypeVar("_T")
+
+_REPLACED = "replaced by its TLS transport"
+
+_RECORD = 16_384  # octets of one TLS record: what one call hands over is taken whole or not at all
+_BACKLOG_PAUSE = 0.01  # seconds between two tries to enter the full queue of a Unix socket's listener
+_LONGEST_SHUTDOWN = 0.1  # seconds that a system call which waits for nothing may take
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # programs restore SIGPIPE: a lost peer must not end them
+_CONNECTING = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
+
+
+class Transport(Protocol):
+    """A reliable stream of octets in both directions; a caller may write his own. Used by one thread at a time.
+
+    Optional attributes: `local_address` (the IP address to name in EHLO, or None), `peer` (text for messages),
+    `abort()` (from another thread: wake a blocked `recv`, which then ends as a lost connection), `close_notify()`
+    (F116).
+    """
+
+    @property
+    def secure(self) -> bool:
+        """True if what lies below is TLS or as good: credentials may pass in clear (F5)."""
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What the TLS handshake agreed on, or None."""
+
+    def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
+        """Hand over what can be taken within `timeout` seconds (None: no limit); how many octets that were, at least 1.
+
+        Raises:
+            TimeoutError: not an octet was taken in time.
+            OSError: the connection is lost.
+        """
+
+    def recv(self, limit: int, timeout: float | None) -> bytes:
+        """1 to `limit` octets, or `b""` at the end of the stream.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            OSError: the connection is lost.
+        """
+
+    def start_tls(self, config: TlsConfig, timeout: float | None) -> Transport:
+        """Do the handshake and give a new transport; this one is dead, whatever the outcome.
+
+        Raises:
+            TlsError: no TLS came about; `CertificateError` where a certificate is the reason.
+            SmtpTimeoutError: the handshake took too long; `stage` is `tls`.
+            UsageError: TLS is there already.
+        """
+
+    def readable(self) -> bool:
+        """True if octets, the end of the stream, or an error are there; waits for nothing."""
+
+    def close(self) -> None:
+        """Release everything, for good. Silent, idempotent, writes nothing."""
+
+
+class _Base:
+    """What plain and TLS sockets share: the descriptor and its end."""
+
+    def __init__(self, sock: socket.socket, peer: str, host: str | None) -> None:
+        self._sock = sock
+        self._host = host
+        self._gone: str | None = None  # why no call is possible any more
+        # `close` and `abort` may meet: without the lock, shutdown could hit a descriptor that another thread was just
+        # given.
+        self._ending = threading.RLock()
+        self.peer = peer
+        self.local_address = _local_address(sock)
+
+    def _fd(self) -> int:
+        self._check_open()
+        return self._sock.fileno()
+
+    def _check_open(self) -> None:
+        if self._gone is not None:
+            raise OSError(errno.EBADF, f"the transport is {self._gone}")
+
+    def close(self) -> None:
+        """Release the socket, for good. Silent, idempotent, writes nothing: no close_notify, no shutdown."""
+        self._gone = self._gone or "closed"
+        with self._alone(), contextlib.suppress(OSError):
+            self._sock.close()
+
+    def abort(self) -> None:
+        """From any thread: end the stream, so that a blocked `recv` or `send` wakes. The owner still closes."""
+        with self._alone(), contextlib.suppress(OSError):
+            # Not the method of SSLSocket: it drops the TLS object, and a later write would go out in clear (CL4).
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        # Bounded, because a forked child may inherit the lock held by a thread that it does not have.
+        held = self._ending.acquire(timeout=_LONGEST_SHUTDOWN)
+        try:
+            yield
+        finally:
+            if held:
+                self._ending.release()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.peer}{', ' + self._gone if self._gone else ''}>"
+
+
+class SocketTransport(_Base):
+    """A connected TCP or Unix stream socket, owned by this object."""
+
+    secure = False
+    tls: TlsInfo | None = None
+
+    @classmethod
+    def connect(
+        cls, address: SocketAddress, *, timeout: float | None, source_address: tuple[str, int] | None = None
+    ) -> SocketTransport:
+        """Connect to one address. `source_address`: local IP address ("" for any) and port (or 0) to bind to; TCP only.
+
+        Raises:
+            TimeoutError: `timeout` seconds have passed.
+            OSError: as the system says, for example ConnectionRefusedError.
+        """
+        at = moment(timeout)
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if source_address is not None and address.host is not None:
+                sock.bind(source_address)
+            _connect(sock, address, at)
+            return cls(sock, str(address), address.host)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError) and as_loss(error) is not error:
+                raise as_loss(error) from None
+            raise
+
+    @classmethod
+    def over(cls, sock: socket.socket, *, host: str | None = None) -> SocketTransport:
+        """Take over a connected stream socket (`dial=`). `host`: the name for TLS, if its configuration names none.
+
+        Raises:
+            TypeError: not a `socket.socket`.
+            InvalidInputError: it speaks TLS already, or is no connected stream socket. It is not closed then.
+        """
+        if not isinstance(sock, socket.socket):
+            raise TypeError(f"a connected socket.socket is needed, not {type(sock).__name__}")
+        if HAVE_SSL and isinstance(sock, ssl.SSLSocket):
+            raise InvalidInputError("the socket speaks TLS already: give the plain one, or a Transport of your own")
+        if sock.type != socket.SOCK_STREAM:
+            raise InvalidInputError("the socket is not a stream socket")
+        try:
+            sock.setblocking(False)
+            name = sock.getpeername()
+        except OSError as error:
+            raise InvalidInputError(f"the socket is not connected: {error.strerror}") from error
+        return cls(sock, _shown_peer(name, host), host)
+
+    def __init__(self, sock: socket.socket, peer: str, host: str | None = None) -> None:
+        super().__init__(sock, peer, host)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):  # a tunnel's socket may refuse; it costs time only
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _check_open(self) -> None:
+        if self._gone == _REPLACED:
+            raise UsageError(f"the transport is {self._gone}")
+        super()._check_open()
+
+    def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
+        """See `Transport.send`."""
+        self._check_open()
+        if not octets:
+            return 0
+        try:
+            return retry(lambda: self._sock.send(octets, _NO_SIGNAL), self._fd, WRITE, moment(timeout))
+        except OSError as error:
+            raise as_loss(error) from None
+
+    def recv(self, limit: int, timeout: float | None) -> bytes:
+        """See `Transport.recv`."""
+        at = moment(timeout)
+        wait(self._fd(), READ, at)  # first: a reply is rarely there already
+        try:
+            return retry(lambda: self._sock.recv(limit), self._fd, READ, at)
+        except OSError as error:
+            raise as_loss(error) from None
+
+    def readable(self) -> bool:
+        """See `Transport.readable`. A closed transport is: its error is there."""
+        if self._gone == "closed":
+            return True
+        return ready_once(self._fd(), READ, 0.0)
+
+    def start_tls(self, config: TlsConfig, timeout: float | None) -> TlsTransport:
+        """See `Transport.start_tls`. After a failure the socket is closed."""
+        at = moment(timeout)
+        self._check_open()
+        try:
+            server_name = _name_to_verify(config, self._host)
+            wrapped = _wrap(ssl_context(config), self._sock, server_name, self.peer)
+        except BaseException:
+            self.close()
+            raise
+        self._gone = _REPLACED
+        try:
+            retry(wrapped.do_handshake, wrapped.fileno, READ, at)
+            return TlsTransport(wrapped, self.peer, server_name)
+        except BaseException as error:
+            wrapped.close()
+            if isinstance(error, OSError):
+                raise _handshake_failure(error, config, server_name, self.peer) from error
+            raise
+
+
+def _name_to_verify(config: TlsConfig, host: str | None) -> str:
+    name = config.server_name or host
+    if name is None:
+        raise InvalidInputError("TlsConfig.server_name is needed: there is no host name to verify here")
+    try:
+        name.encode("idna")
+    except UnicodeError as error:
+        raise InvalidInputError("the host name cannot be used for TLS: give TlsConfig.server_name") from error
+    return name
+
+
+def _wrap(context: ssl.SSLContext, sock: socket.socket, server_name: str, peer: str) -> ssl.SSLSocket:
+    try:
+        return context.wrap_socket(sock, server_hostname=server_name, do_handshake_on_connect=False)
+    except OSError as error:  # the peer has gone already
+        raise TlsError(f"TLS handshake with {peer} failed: {error.strerror}") from error
+
+
+def _handshake_failure(error: OSError, config: TlsConfig, server_name: str, peer: str) -> Exception:
+    if isinstance(error, TimeoutError):
+        return SmtpTimeoutError(f"TLS handshake with {peer} timed out", stage="tls")
+    return handshake_error(error, config, server_name, peer)
+
+
+class TlsTransport(_Base):
+    """A socket after its TLS handshake; made by `SocketTransport.start_tls`."""
+
+    secure = True
+
+    def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str) -> None:
+        super().__init__(sock, peer, server_name)
+        self._held: bytes | None = None  # read by `readable`, for the next `recv`; b"" is the end of the stream
+        self._failed: OSError | None = None  # met by `readable`, for the next `recv`
+        self._record_stuck = False  # a record is half written: OpenSSL would flush it with the next write
+        cipher = sock.cipher()
+        self.tls: TlsInfo | None = TlsInfo(
+            version=sock.version() or "",
+            cipher=cipher[0] if cipher else "",
+            server_name=server_name,
+            peer_certificate=sock.getpeercert(binary_form=True) or b"",
+        )
+
+    def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
+        """See `Transport.send`. After a failure nothing more can be sent: half a record may be under way."""
+        self._check_open()
+        if self._record_stuck:
+            raise OSError(errno.EPIPE, "an earlier write failed")
+        if not octets:
+            return 0
+        record = octets if len(octets) <= _RECORD else memoryview(octets)[:_RECORD]
+        self._record_stuck = True
+        # The same buffer at every attempt: OpenSSL may hold a part of it encrypted already.
+        try:
+            taken = retry(lambda: self._sock.send(record), self._fd, WRITE, moment(timeout))
+        except OSError as error:
+            raise as_loss(error) from None
+        self._record_stuck = False
+        return taken
+
+    def recv(self, limit: int, timeout: float | None) -> bytes:
+        """See `Transport.recv`. An end without close_notify is an end too: a cut reply lacks its CRLF."""
+        self._check_open()
+        if self._failed is not None:
+            raise self._failed
+        held = self._held
+        if held is not None:
+            self._held = held[limit:] or (None if held else held)
+            return held[:limit]
+        try:
+            return retry(lambda: self._read(limit), self._fd, READ, moment(timeout))
+        except OSError as error:
+            raise as_loss(error) from None
+
+    def _read(self, limit: int) -> bytes:
+        try:
+            return self._sock.recv(limit)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""
+
+    def readable(self) -> bool:
+        """See `Transport.readable`. Decrypts what is there: a ticket or a key update is not data (EN5)."""
+        if self._gone is not None or self._failed is not None or self._held is not None:
+            return True
+        try:
+            self._held = self._read(_RECORD)
+        except OSError as error:
+            if wanted_by(error, READ):
+                return False
+            self._failed = as_loss(error)
+        return True
+
+    def start_tls(self, config: TlsConfig, timeout: float | None) -> Transport:
+        """Raises UsageError: TLS is there already."""
+        raise UsageError("TLS is active already")
+
+    def close_notify(self) -> None:
+        """Tell the peer that this side is done (RFC 8446 section 6.1), without waiting; then only `close` is possible.
+
+        For sessions that are in step: it writes nothing if a write failed before. Silent.
+        """
+        if self._gone is not None:
+            return
+        self._gone = "ended"  # `unwrap` may drop the TLS object: a later write would go out in clear
+        if not self._record_stuck:
+            with contextlib.suppress(OSError, ValueError):
+                cast("ssl.SSLSocket", self._sock).unwrap()
+
+
+# --- system calls ---
+
+
+def _connect(sock: socket.socket, address: SocketAddress, at: float | None) -> None:
+    code = sock.connect_ex(address.sockaddr)
+    while code == errno.EAGAIN and address.host is None:  # Linux: the queue of the Unix socket's listener is full
+        rest = rest_until(at)
+        if rest is not None and rest <= 0.0:
+            raise TimeoutError("timed out")
+        time.sleep(_BACKLOG_PAUSE if rest is None else min(rest, _BACKLOG_PAUSE))
+        code = sock.connect_ex(address.sockaddr)
+    if code in _CONNECTING:
+        wait(sock.fileno(), WRITE, at)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    if address.host is not None and sock.getsockname() == sock.getpeername():
+        # Nobody listens, and the kernel picked the very port that was dialled: the "server" would be ourselves.
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _local_address(sock: socket.socket) -> str | None:
+    """The IP address of our end, without a scope, or None."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return None
+    return str(name[0]).partition("%")[0]
+
+
+def _shown_peer(name: Any, host: str | None) -> str:
+    if not isinstance(name, tuple):  # a Unix socket: a path, octets of the abstract namespace, or nothing
+        return host or (name if isinstance(name, str) and name else "Unix socket")
+    ip = f"[{name[0]}]" if ":" in str(name[0]) else str(name[0])
+    return f"{host} via {ip}:{name[1]}" if host else f"{ip}:{name[1]}"

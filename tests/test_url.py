@@ -1,0 +1,193 @@
+"""URLs: schemes, keys, errors that name the key and never show the secret (users URL1-URL18)."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from smtpconn import ConnectionPool, InvalidInputError, Pipelining, SmtpConnection, Timeouts, TlsMode
+from smtpconn.testing import LoopbackServer
+from smtpconn.url import ParsedUrl
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol", "tls_mode", "hosts"),
+    [
+        ("smtp://mx.example.com", "smtp", TlsMode.NONE, [("mx.example.com", 25)]),
+        ("smtps://mx.example.com", "smtp", TlsMode.IMPLICIT, [("mx.example.com", 465)]),
+        ("submission://mx.example.com/", "smtp", TlsMode.STARTTLS, [("mx.example.com", 587)]),
+        ("smtp+starttls://mx.example.com:2525", "smtp", TlsMode.STARTTLS, [("mx.example.com", 2525)]),
+        ("SMTP://[2001:db8::1]:26", "smtp", TlsMode.NONE, [("2001:db8::1", 26)]),
+        ("smtp://[2001:db8::1]", "smtp", TlsMode.NONE, [("2001:db8::1", 25)]),
+        ("lmtp://mx.example.com", "lmtp", TlsMode.NONE, [("mx.example.com", 24)]),
+        ("lmtp://mx.example.com?tls=none", "lmtp", TlsMode.NONE, [("mx.example.com", 24)]),
+        ("lmtp://mx.example.com?tls=starttls", "lmtp", TlsMode.STARTTLS, [("mx.example.com", 24)]),
+        ("lmtp://mx.example.com?tls=implicit", "lmtp", TlsMode.IMPLICIT, [("mx.example.com", 24)]),
+        ("submission://a.example.com,b.example.com:2525", "smtp", TlsMode.STARTTLS,
+         [("a.example.com", 587), ("b.example.com", 2525)]),
+    ],
+)  # fmt: skip
+def test_a_scheme_says_protocol_tls_and_port(
+    url: str, protocol: str, tls_mode: TlsMode, hosts: list[tuple[str, int]]
+) -> None:
+    """users:URL1-URL5, URL10."""
+    parsed = ParsedUrl(url)
+    assert (parsed.protocol, parsed.tls_mode, parsed.hosts) == (protocol, tls_mode, hosts)
+
+
+def test_a_unix_socket_is_a_percent_decoded_path() -> None:
+    """users:URL6."""
+    assert ParsedUrl("lmtp+unix:///run/my%20mail/lmtp").unix_socket == "/run/my mail/lmtp"
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("timeout=5", {"timeout": Timeouts(total=5)}),
+        ("timeout.final_reply=900&timeout.mail=30.5", {"timeout": Timeouts(final_reply=900, mail=30.5)}),
+        ("pipelining=prefetch", {"pipelining": Pipelining.PREFETCH}),
+        ("ehlo_domain=client.example.com", {"ehlo_domain": "client.example.com"}),
+        ("source_address=127.0.0.2", {"source_address": ("127.0.0.2", 0)}),
+        ("allow_plaintext_auth=true", {"allow_plaintext_auth": True}),
+    ],
+)
+def test_keys_become_keyword_arguments(query: str, options: dict[str, Any]) -> None:
+    """users:URL13, URL15."""
+    assert ParsedUrl(f"smtp://mx.example.com?{query}").options == options
+
+
+def test_pool_keys_become_keyword_arguments_of_the_pool() -> None:
+    query = (
+        "max_size=8&min_size=1&max_waiting=none&max_connecting=3&acquire_timeout=2.5&max_idle=none&max_age=60"
+        "&max_messages=none&probe_after=none&track_leases=true&name=bulk"
+    )
+    assert ParsedUrl(f"smtp://mx.example.com?{query}").pool_options == {
+        "max_size": 8, "min_size": 1, "max_waiting": None, "max_connecting": 3, "acquire_timeout": 2.5,
+        "max_idle": None, "max_age": 60.0, "max_messages": None, "probe_after": None, "track_leases": True,
+        "name": "bulk",
+    }  # fmt: skip
+
+
+def test_trust_names_roots_and_client_certificates(tmp_path: pathlib.Path) -> None:
+    config = ParsedUrl(
+        "smtps://mx.example.com?trust=/etc/ca.pem&server_name=mail.example.com&client_cert=/c.pem&client_key=/k.pem"
+    ).options["tls_config"]
+    assert config.trust == pathlib.Path("/etc/ca.pem")
+    assert config.server_name == "mail.example.com"
+    assert ParsedUrl("smtps://mx.example.com?trust=certifi").options["tls_config"].trust == "certifi"
+
+
+@pytest.mark.parametrize(
+    ("auth", "kind"),
+    [
+        ("", "PasswordAuth"),
+        ("?auth=plain", "PlainAuth"),
+        ("?auth=login", "LoginAuth"),
+        ("?auth=scram", "ScramAuth"),
+        ("?auth=xoauth2", "XOAuth2Auth"),
+        ("?auth=oauthbearer", "OAuthBearerAuth"),
+    ],
+)
+def test_userinfo_is_percent_decoded_and_shown_nowhere(auth: str, kind: str) -> None:
+    """users:URL9, URL14, U20."""
+    secret = "t%C3%B6p" if not auth.startswith(("?auth=x", "?auth=o")) else "t0p"
+    parsed = ParsedUrl(f"submission://us%40er:{secret}-secret@mx.example.com{auth}")
+    assert type(parsed.credentials).__name__ == kind
+    assert parsed.credentials is not None
+    assert parsed.credentials.user == "us@er"
+    assert parsed.shown == "submission://***@mx.example.com:587"
+    assert "secret" not in repr(parsed) + repr(parsed.credentials)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("mx.example.com", "scheme"),
+        ("http://mx.example.com", "schemes are"),
+        ("submit://mx.example.com", "submission://"),
+        ("smtp+tls://mx.example.com", "submission://"),
+        ("smtp+ssl://mx.example.com", "smtps://"),
+        ("smtptls://mx.example.com", "submission://"),
+        ("smtp://", "no host"),
+        ("smtp://:25", "no host"),
+        ("smtp://[2001:db8::1", "brackets"),
+        ("smtp://[2001:db8::1]x", "brackets"),
+        ("smtp://mx.example.com:port", "port"),
+        ("smtp://mx.example.com/inbox", "path"),
+        ("smtp://mx.example.com?max_size=8#x", "fragment"),
+        ("smtp://mx example.com", "blank"),
+        ("smtp://mx.example.com\t", "blank"),
+        ("smtp://mx.example.com\r\nRSET", "blank"),
+        ("smtp://bücher.example", "non-ASCII"),
+        ("smtp://mx%0d%0a.example.com", "control"),
+        ("smtp://user:pass%0D%0A@mx.example.com", "control"),
+        ("smtp://user:p%zz@mx.example.com", "%25"),
+        ("smtp://user:p%ff@mx.example.com", "UTF-8"),
+        ("smtp://user@mx.example.com", "without a password"),
+        ("smtp://mx.example.com?max_sise=8", "max_size"),
+        ("smtp://mx.example.com?MAX_SIZE=8", "unknown key"),
+        ("smtp://mx.example.com?xyzzy=8", "keys are"),
+        ("smtp://mx.example.com?ssl=true", "smtps://"),
+        ("smtp://mx.example.com?use_tls=true", "submission://"),
+        ("smtp://mx.example.com?max_size=8&max_size=9", "twice"),
+        ("smtp://mx.example.com?max_size=", "empty"),
+        ("smtp://mx.example.com?max_size", "empty"),
+        ("smtp://mx.example.com?max_size=-1", "decimal"),
+        ("smtp://mx.example.com?max_size=none", "decimal"),
+        ("smtp://mx.example.com?max_size=1e3", "decimal"),
+        ("smtp://mx.example.com?timeout=5s", "decimal"),
+        ("smtp://mx.example.com?track_leases=yes", "true or false"),
+        ("smtp://mx.example.com?pipelining=fast", "one of"),
+        ("smtp://mx.example.com?auth=cram-md5", "one of"),
+        ("smtp://mx.example.com?tls=starttls", "lmtp://"),
+        ("smtp://mx.example.com?source_address=localhost", "IP address"),
+        ("smtps://mx.example.com?client_key=/k.pem", "client_cert"),
+        ("lmtp+unix://mx.example.com/run/lmtp", "path only"),
+    ],
+)
+def test_a_wrong_url_is_an_error_that_says_the_remedy_and_never_the_url(url: str, hint: str) -> None:
+    """users:URL8, URL11, URL12, URL18, faults:IN23."""
+    with pytest.raises(InvalidInputError) as refused:
+        ParsedUrl(url)
+    assert hint in str(refused.value)
+    assert url not in str(refused.value)
+    assert "pass%0D" not in str(refused.value)
+
+
+def test_a_url_must_be_text() -> None:
+    with pytest.raises(TypeError):
+        ParsedUrl(b"smtp://mx.example.com")  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("port", [25, 587])
+def test_smtps_on_a_starttls_port_warns_and_obeys(port: int) -> None:
+    """users:URL7."""
+    with pytest.warns(UserWarning, match="submission://"):
+        assert ParsedUrl(f"smtps://mx.example.com:{port}").tls_mode is TlsMode.IMPLICIT
+
+
+def test_a_connection_and_a_pool_come_from_the_url_of_a_server(server: LoopbackServer) -> None:
+    with SmtpConnection.from_url(server.url, timeout=5) as connection:
+        assert connection.send("a@example.com", ["b@example.com"], b"x\r\n", timeout=5).all_delivered
+    with ConnectionPool.from_url(f"{server.url}?max_size=2", timeout=5, max_size=3) as pool:
+        assert pool.send("a@example.com", ["b@example.com"], b"x\r\n").all_delivered
+        assert pool.stats().max_size == 3, "keywords of the call win over the query"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "keywords"),
+    [
+        ("?ehlo_domain=a.example.com", {"ehlo_domain": "b.example.com"}),
+        ("?timeout=5", {}),
+        ("?max_size=5", {}),
+    ],
+)
+def test_what_a_connection_cannot_take_from_a_url_is_refused(suffix: str, keywords: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        SmtpConnection.from_url(f"smtp://127.0.0.1:1{suffix}", timeout=5, **keywords)
+    with pytest.raises(InvalidInputError):
+        SmtpConnection.from_url("smtp://user:secret@127.0.0.1:1", timeout=5, credentials=("user", "secret"))
+    with pytest.raises(InvalidInputError):
+        SmtpConnection.from_url("smtp://127.0.0.1:1,127.0.0.2:1", timeout=5)
