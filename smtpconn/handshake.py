@@ -16,7 +16,8 @@ from smtpconn.opening import Opening
 from smtpconn.protocol import audit
 from smtpconn.protocol.errors import StartTlsInjectionError, UsageError
 from smtpconn.protocol.sasl import Binding, Credentials, choose
-from smtpconn.tls import TlsMode, tls_server_end_point
+from smtpconn.tls import TlsMode
+from smtpconn.tls_context import tls_server_end_point
 
 _COUNTED = 4_096  # octets of an injection that are counted, at most
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
 from smtpconn.readiness import READ, WRITE, as_loss, moment, ready_once, rest_until, retry, wait, wanted_by
-from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo, handshake_error, ssl_context
+from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo
+from smtpconn.tls_context import handshake_error, ssl_context
 
 if TYPE_CHECKING:
     from smtpconn.resolve import SocketAddress

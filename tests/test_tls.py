@@ -21,10 +21,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from smtpconn import tls
+from smtpconn import tls_context
+from smtpconn.pem import pem_certificates
 from smtpconn.protocol.errors import CertificateError, InvalidInputError, SmtpError, TlsError
 from smtpconn.resolve import SocketAddress
-from smtpconn.tls import TlsConfig, TlsInfo, TlsMode, pem_certificates, ssl_context, tls_server_end_point
+from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
+from smtpconn.tls_context import ssl_context, tls_server_end_point
 from smtpconn.transport import SocketTransport
 
 from .tls_authority import CLIENT, Authority, Certificate, OneConnection, TlsEcho, certify, server_context, with_sha1
@@ -44,13 +46,13 @@ def authority() -> Authority:
 @pytest.fixture
 def no_contexts() -> Iterator[None]:
     """The cache of contexts is of the process; these tests look at it."""
-    with tls._contexts_lock:
-        kept = tls._contexts.copy()
-        tls._contexts.clear()
+    with tls_context._contexts_lock:
+        kept = tls_context._contexts.copy()
+        tls_context._contexts.clear()
     yield
-    with tls._contexts_lock:
-        tls._contexts.clear()
-        tls._contexts.update(kept)
+    with tls_context._contexts_lock:
+        tls_context._contexts.clear()
+        tls_context._contexts.update(kept)
 
 
 # --- birth: F112, E31, E129, IN22 ---
@@ -410,7 +412,7 @@ def test_D11_what_a_built_context_demands(authority: Authority, strict: bool, mi
 def test_an_interpreter_with_weaker_default_ciphers_is_brought_to_level_2(
     monkeypatch: pytest.MonkeyPatch, no_contexts: None
 ) -> None:
-    monkeypatch.setattr(tls, "_SECURITY_LEVEL", 3)  # whatever the default is, it is below
+    monkeypatch.setattr(tls_context, "_SECURITY_LEVEL", 3)  # whatever the default is, it is below
     assert ssl_context(TlsConfig(trust="certifi")).security_level == 2
 
 
@@ -434,7 +436,7 @@ def test_threads_that_ask_at_once_share_one_context(authority: Authority, no_con
 
     with ThreadPoolExecutor(8) as threads:
         assert len({id(context) for context in threads.map(ask, range(8))}) == 1
-    assert len(tls._contexts) == 1
+    assert len(tls_context._contexts) == 1
 
 
 def test_a_rotated_file_gives_a_new_context(authority: Authority, tmp_path: Path, no_contexts: None) -> None:
@@ -446,7 +448,7 @@ def test_a_rotated_file_gives_a_new_context(authority: Authority, tmp_path: Path
     path.write_bytes(authority.root.pem + authority.stranger.pem)
     second = ssl_context(config)
     assert (first.cert_store_stats()["x509_ca"], second.cert_store_stats()["x509_ca"]) == (1, 2)
-    assert len(tls._contexts) == 1
+    assert len(tls_context._contexts) == 1
     path.unlink()
     with pytest.raises(TlsError, match="cannot read"):
         ssl_context(config)
@@ -469,7 +471,7 @@ def test_the_system_store_is_another_when_its_variables_are(
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_LE6_a_forked_child_does_not_wait_for_a_thread_of_its_parent(authority: Authority) -> None:
     config = TlsConfig(trust=authority.root.pem)
-    with tls._contexts_lock:
+    with tls_context._contexts_lock:
         child = os.fork()
         if child == 0:
             code = 1
@@ -484,8 +486,8 @@ def test_LE6_a_forked_child_does_not_wait_for_a_thread_of_its_parent(authority: 
 def test_the_cache_of_contexts_is_bounded(authority: Authority, no_contexts: None) -> None:
     for number in range(40):
         ssl_context(TlsConfig(trust=authority.root.pem, alpn=(f"n{number}",)))
-    assert len(tls._contexts) == 32
-    assert next(iter(tls._contexts))[-1] == ("n8",)
+    assert len(tls_context._contexts) == 32
+    assert next(iter(tls_context._contexts))[-1] == ("n8",)
 
 
 # --- client certificates ---
@@ -882,7 +884,7 @@ def test_D1_everything_imports_without_ssl_and_plain_tcp_works(tmp_path: Path) -
         for name in ("ssl", "_ssl", "cryptography", "dns", "certifi"):
             sys.modules[name] = None
         import socket
-        from smtpconn import resolve, tls, transport
+        from smtpconn import resolve, tls, tls_context, transport
         from smtpconn.deadline import Deadline
         from smtpconn.protocol.errors import TlsError
         listener = socket.create_server(("127.0.0.1", 0))
@@ -895,7 +897,7 @@ def test_D1_everything_imports_without_ssl_and_plain_tcp_works(tmp_path: Path) -
         assert plain.send(b"QUIT\\r\\n", 5) == 6
         assert not plain.readable()
         config = tls.TlsConfig(trust=PEM)
-        assert tls.tls_server_end_point(b"") is None
+        assert tls_context.tls_server_end_point(b"") is None
         try:
             tls.TlsConfig(context=object())
         except TypeError:
