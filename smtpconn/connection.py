@@ -14,7 +14,16 @@ from smtpconn import handshake
 from smtpconn import message as email_messages
 from smtpconn.conversation import Conversation
 from smtpconn.deadline import Budget, Deadline, Timeouts
-from smtpconn.opening import CredentialsSource, Dial, Endpoint, Opening, credentials_of, endpoint_of, transports
+from smtpconn.opening import (
+    CredentialsSource,
+    Dial,
+    Endpoint,
+    Opening,
+    concealed,
+    credentials_of,
+    endpoint_of,
+    transports,
+)
 from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
 from smtpconn.protocol.audit import AuditSink
@@ -120,6 +129,7 @@ class SmtpConnection(Conversation):
         `ConnectError`, `TlsError`, `AuthenticationError`, a `ReplyError`, `SmtpTimeoutError`, `ConnectionLostError`,
         `ProtocolError`. RFC 5321 section 3.1.
         """
+        credentials = concealed(credentials)
         return _opened(
             "smtp",
             (host, port, None),
@@ -195,6 +205,7 @@ class SmtpConnection(Conversation):
         allow_plaintext_auth: bool = False,
     ) -> SmtpConnection:
         """Connect to an LMTP server (RFC 2033), by host and port or by `unix_socket`; otherwise as `connect`."""
+        credentials = concealed(credentials)
         return _opened(
             "lmtp",
             (host, port, unix_socket),
@@ -218,6 +229,7 @@ class SmtpConnection(Conversation):
         `keywords`: those of `connect`; one that the URL has, too, is `InvalidInputError`, and so is a key that only a
         pool understands. Raises as `connect`.
         """
+        keywords["credentials"] = concealed(keywords.get("credentials"))
         parsed = ParsedUrl(url, credentials_given=keywords.get("credentials") is not None)
         if parsed.pool_options:
             raise InvalidInputError(f"url: {next(iter(parsed.pool_options))} is a key for a ConnectionPool")
@@ -230,7 +242,7 @@ class SmtpConnection(Conversation):
         if parsed.credentials is not None:
             options["credentials"] = parsed.credentials
         where = (None, None, parsed.unix_socket) if parsed.unix_socket else (*parsed.hosts[0], None)
-        options = {"credentials": None, **keywords, **options}
+        options = {**keywords, **options}
         return _opened(parsed.protocol, where, timeout, tls_mode=parsed.tls_mode, **options)
 
     @classmethod
@@ -253,6 +265,7 @@ class SmtpConnection(Conversation):
 
         `TlsMode.STARTTLS` needs `tls_config` with a `server_name`. Raises as `connect`; the transport is closed then.
         """
+        credentials = concealed(credentials)
         budget = Budget.of(timeout)
         opening = Opening(
             protocol=protocol,
@@ -321,8 +334,9 @@ class SmtpConnection(Conversation):
         Without TLS only SCRAM is possible, unless the connection was made with `allow_plaintext_auth=True`
         (`UsageError`).
         """
-        source = credentials_of(credentials)
+        hidden = concealed(credentials)
         del credentials
+        source = credentials_of(hidden)
         if source is None:
             raise TypeError("credentials are needed")
         budget = Budget.of(timeout)
@@ -554,7 +568,6 @@ def _opened(
 ) -> SmtpConnection:
     """Check every argument, then connect."""
     source = credentials_of(credentials)
-    del credentials
     endpoint = endpoint_of(*where, protocol=protocol)
     opening = Opening(protocol=protocol, credentials=source, **options)
     return open_connection(opening, endpoint, Budget.of(timeout))

@@ -23,7 +23,7 @@ from smtpconn.deadline import Budget, Deadline
 from smtpconn.driver import Driver
 from smtpconn.opening import Opening, ehlo_domain
 from smtpconn.protocol import audit, commands, ledger
-from smtpconn.protocol.envelope import Outgoing, content_of
+from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import (
     ConnectionLostError,
     Delivery,
@@ -56,7 +56,7 @@ class Conversation:
         self._turn: object | None = None  # the call that holds the lock
         self._holder: int | None = None  # and the ident of its thread
         self._closed_by_owner = False
-        self._aborted = False  # SessionAborted was published, or QuitCompleted: nothing may follow
+        self._ended = False  # by QUIT, or SessionAborted was published: no event may follow
         local = getattr(transport, "local_address", None)
         session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
         session.secure = bool(transport.secure)
@@ -127,8 +127,6 @@ class Conversation:
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
         """Send one mail by the connection's protocol."""
-        if mail.email_message is None:
-            content_of(mail)  # F50: values first, before any lock
         turn = object()
         try:
             self._take_turn(turn, budget)
@@ -158,7 +156,8 @@ class Conversation:
             raise explained from error
         except BaseException as error:
             recipients = attempt.results()
-            attempts.attach(error, session.state.value, recipients)
+            owed = session.ledger.owed
+            attempts.attach(error, owed[0].kind.stage if owed else "body", recipients)
             self._settled(recipients)
             raise
         self._settled(result.recipients)
@@ -186,13 +185,12 @@ class Conversation:
         said = False
         try:
             if session.may_quit and self._driver.is_quiet():
-                limit = Budget(budget.phase("quit"), None, 0.0)
-                said = self._driver.run(session.quit(), limit)
+                said = self._driver.run(session.quit(), Budget(budget.phase("quit"), None, 0.0))
+                if said:
+                    self._publish(audit.QuitCompleted)
+                self._ended = True
         except SmtpError:
             pass  # how the server says goodbye changes nothing any more
-        if said:
-            self._publish(audit.QuitCompleted)
-            self._aborted = True
         if session.condemned is None:
             with contextlib.suppress(OSError):
                 getattr(self._driver.transport, "close_notify", _nothing)()
@@ -204,8 +202,8 @@ class Conversation:
         """Close the transport and publish the end of the session, once; nothing is written."""
         self._session.state = SessionState.CLOSED
         self._driver.transport.close()
-        if not self._aborted:
-            self._aborted = True
+        if not self._ended:
+            self._ended = True
             self._publish(audit.SessionAborted, last=True)
 
     def leave(self, budget: Budget | None) -> None:
@@ -238,6 +236,7 @@ class Conversation:
         try:
             if session.may_quit and self._driver.is_quiet():
                 self._driver.transport.send(commands.quit_(), 0.0)
+                self._ended = True
         except OSError:
             pass
 
@@ -267,7 +266,7 @@ class Conversation:
 
     def abandon(self) -> None:
         """In a forked child: close our copy of the descriptor; nothing is written or shut down."""
-        self._closed_by_owner = self._aborted = True
+        self._closed_by_owner = self._ended = True
         self._session.state = SessionState.CLOSED
         self._driver.transport.close()
 
@@ -362,7 +361,7 @@ class Conversation:
 
     def _publish(self, event: Callable[..., audit.AuditEvent], *, last: bool = False, **fields: Any) -> None:
         sink = self._opening.audit
-        if sink is None or (self._aborted and not last):
+        if sink is None or (self._ended and not last):
             return
         made = event(connection_id=self.connection_id, endpoint=self._endpoint, seconds=time.monotonic(), **fields)
         try:

@@ -56,6 +56,9 @@ class Driver:
         `ServiceUnavailableError`, and any other exception, which passes unchanged.
         """
         session = self.session
+        if session.ledger.owed:  # a second interrupt cut off the handling of a fault
+            self.poison("an earlier exchange was cut off")
+            raise ConnectionLostError(f"this connection is dead: {session.condemned}", stage="input")
         exchanging = False
         try:
             step = next(flow)

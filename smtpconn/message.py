@@ -5,9 +5,11 @@ Knows the `email` package; refuses to compose or to repair. The message object i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import email.errors
 import email.generator
+import email.header
 import email.message
 import email.policy
 import io
@@ -20,6 +22,16 @@ from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.mail import Mail, Recipient, recipients_of, sender_of
 
 _ADDRESSES = ("From", "Sender", "Reply-To", "To", "Cc", "Bcc")
+# What `email` raises for a header or a part that it does not understand; a soft time limit is none of these.
+_FAILURES = (
+    email.errors.MessageError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
 _HIDDEN = ("Bcc", "Resent-Bcc")
 
 
@@ -51,8 +63,7 @@ def serialised(mail: Mail, capabilities: ServerCapabilities) -> Mail:
 
     Raises `InvalidInputError` if a NUL or a bare CR survives, or if `params` contradicts what the message is.
     """
-    if mail.sender is None or mail.recipients is None:
-        mail = addressed(mail)
+    mail = addressed(mail)
     assert mail.sender is not None
     assert mail.recipients is not None
     message: email.message.Message = mail.email_message
@@ -80,10 +91,14 @@ def _block(message: email.message.Message) -> str:
 
 
 def _sender(message: email.message.Message, prefix: str) -> str:
-    for name in (f"{prefix}Sender", f"{prefix}From"):
-        for address in _addresses(message, name):
-            return address
-    raise InvalidInputError(f"message has neither {prefix}Sender nor {prefix}From: give sender")
+    name = f"{prefix}Sender"
+    found = list(_addresses(message, name))
+    if len(found) > 1:
+        raise InvalidInputError(f"message: the header {name} has more than one address: give sender")
+    found = found or list(_addresses(message, f"{prefix}From"))
+    if not found:
+        raise InvalidInputError(f"message has neither {prefix}Sender nor {prefix}From: give sender")
+    return found[0]
 
 
 def _recipients(message: email.message.Message, prefix: str) -> list[str | Recipient]:
@@ -97,10 +112,7 @@ def _recipients(message: email.message.Message, prefix: str) -> list[str | Recip
 
 def _addresses(message: email.message.Message, name: str) -> Iterator[str]:
     """The addr-specs of every header of this name; `InvalidInputError` where one parses to none (MS5)."""
-    for value in message.get_all(name) or ():
-        header: Any = value
-        if not hasattr(header, "addresses"):
-            header = email.policy.SMTPUTF8.header_factory(name, str(value))
+    for header in _parsed(message, name):
         if any(isinstance(defect, email.errors.InvalidHeaderDefect) for defect in header.defects):
             raise InvalidInputError(f"message: the header {name} is not a list of addresses")
         for address in header.addresses:
@@ -109,24 +121,64 @@ def _addresses(message: email.message.Message, name: str) -> Iterator[str]:
             yield address.addr_spec
 
 
+def _parsed(message: email.message.Message, name: str) -> list[Any]:
+    """Every header of this name in its parsed form; the parser of `email` raises whatever it likes."""
+    try:
+        values = [value for each, value in message.raw_items() if each.lower() == name.lower()]
+        return [value if hasattr(value, "addresses") else _header(name, value) for value in values]
+    except _FAILURES as error:
+        raise InvalidInputError(f"message: the header {name} is not a list of addresses") from error
+
+
+def _header(name: str, value: object) -> Any:
+    """A header in its parsed form.
+
+    A `Header` is parsed as it would be sent, encoded: in its plain text a display name with a comma would become
+    recipients. Octets above 127 are UTF-8 if they can be.
+    """
+    text = value.encode(maxlinelen=0) if isinstance(value, email.header.Header) else str(value)
+    with contextlib.suppress(UnicodeError):
+        text = text.encode("ascii", "surrogateescape").decode("utf-8")
+    return email.policy.SMTPUTF8.header_factory(name, "".join(text.splitlines()))
+
+
 def _has_ascii_addresses(message: email.message.Message) -> bool:
-    names = [f"{prefix}{name}" for prefix in ("", "Resent-") for name in _ADDRESSES]
-    return all(address.isascii() for name in names if name in message for address in _addresses(message, name))
+    """True unless an address in a header needs SMTPUTF8; what is ASCII as a whole need not be an address."""
+    names = {f"{prefix}{name}".lower() for prefix in ("", "Resent-") for name in _ADDRESSES}
+    suspects = {name for name, value in message.raw_items() if name.lower() in names and not str(value).isascii()}
+    return all(address.isascii() for name in suspects for address in _addresses(message, name))
 
 
 def _octets(message: email.message.Message, *, eight_bit: bool, international: bool) -> bytes:
-    shown = copy.copy(message)  # shallow: deleting a header rebinds the list of the copy only
-    for name in _HIDDEN:
-        del shown[name]
-    options: dict[str, Any] = {"linesep": "\r\n", "cte_type": "8bit" if eight_bit else "7bit"}
-    policy: Any = message.policy
-    if not isinstance(policy, email.policy.EmailPolicy) and international:
-        policy = email.policy.SMTPUTF8.clone(max_line_length=policy.max_line_length)
-    if isinstance(policy, email.policy.EmailPolicy):
-        options["utf8"] = international
-    buffer = io.BytesIO()
+    """The message on the wire; raises `InvalidInputError` for one that `email` cannot write."""
     try:
+        shown = copy.deepcopy(message)  # writing gives nested parts their boundaries; payloads are shared
+        for name in _HIDDEN:
+            del shown[name]
+        converted = [_encode_headers(part) for part in shown.walk()]
+        options: dict[str, Any] = {"linesep": "\r\n", "cte_type": "8bit" if eight_bit else "7bit"}
+        policy: Any = message.policy
+        if not isinstance(policy, email.policy.EmailPolicy) and (international or any(converted)):
+            policy = email.policy.SMTP.clone(max_line_length=policy.max_line_length)
+        if isinstance(policy, email.policy.EmailPolicy):
+            options["utf8"] = international
+        buffer = io.BytesIO()
         email.generator.BytesGenerator(buffer, mangle_from_=False, policy=policy.clone(**options)).flatten(shown)
-    except (email.errors.MessageError, UnicodeError, ValueError, LookupError) as error:
+    except _FAILURES as error:
         raise InvalidInputError(f"message cannot be serialised: {error}") from error
     return buffer.getvalue()
+
+
+def _encode_headers(part: email.message.Message) -> bool:
+    """Give the headers of a part that are not ASCII their parsed form, which `email` writes by RFC 2047 and RFC 2231.
+
+    As they are it would write raw octets, or encode an address with its display name. True if there were any.
+    """
+    items = list(part.raw_items())
+    if all(hasattr(value, "fold") or str(value).isascii() for _, value in items):
+        return False
+    for name in {name for name, _ in items}:
+        del part[name]
+    for name, value in items:
+        part.set_raw(name, value if hasattr(value, "fold") else _header(name, value))
+    return True

@@ -20,7 +20,7 @@ from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.policy import SendPolicy
-from smtpconn.protocol.sasl import Credentials, PasswordAuth
+from smtpconn.protocol.sasl import Credentials, PasswordAuth, Secret
 from smtpconn.protocol.session import ProtocolName
 from smtpconn.resolve import SocketAddress
 from smtpconn.tls import TlsConfig, TlsMode
@@ -121,16 +121,27 @@ _DEFAULT_TLS = TlsConfig()
 _HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), "audit": ("on_event",)}
 
 
-def credentials_of(given: object) -> Credentials | Callable[[], Credentials] | None:
+def concealed(given: CredentialsSource | None) -> CredentialsSource | None:
+    """The credentials argument with its plain secrets behind `Secret`; the first thing that a public door does (SEC2).
+
+    Never raises: what is wrong with the argument is found by `credentials_of`, in frames that hold no secret.
+    """
+    if isinstance(given, tuple):
+        return tuple(Secret(item, "password") if place else item for place, item in enumerate(given))  # type: ignore[return-value]  # checked later
+    return given
+
+
+def credentials_of(given: CredentialsSource | None) -> Credentials | Callable[[], Credentials] | None:
     """The credentials argument: an object, a `(user, password)` pair, a callable that returns an object, or None."""
-    if given is None or isinstance(given, Credentials):
-        return given
-    if isinstance(given, tuple) and len(given) == 2:
-        return PasswordAuth(*given)
-    if callable(given):
-        return given  # what it returns is checked when it is called
-    kind = type(given).__name__
-    del given  # SEC2: it may hold a secret
+    hidden: object = concealed(given)
+    del given
+    if hidden is None or isinstance(hidden, Credentials):
+        return hidden
+    if isinstance(hidden, tuple) and len(hidden) == 2:
+        return PasswordAuth(*hidden)
+    if callable(hidden):
+        return hidden  # what it returns is checked when it is called
+    kind = type(hidden).__name__
     raise TypeError(f"credentials must be a credentials object, (user, password) or a callable, not {kind}")
 
 

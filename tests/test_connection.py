@@ -37,6 +37,7 @@ from smtpconn import (
     ServiceUnavailableError,
     SessionState,
     SmtpConnection,
+    SmtpError,
     SmtpTimeoutError,
     StartTlsInjectionError,
     StartTlsUnavailableError,
@@ -282,6 +283,26 @@ def test_no_refusal_of_auth_leaves_the_password_in_a_traceback() -> None:
             assert frames
             assert not [frame for frame in frames if "hunter2" in str(frame.locals)]
             assert "hunter2" not in repr(vars(refused.value))
+
+
+@pytest.mark.parametrize("credentials", [("user", "hunter2"), ("", "hunter2"), ("user", "hunter2", "x")], ids=len)
+def test_no_failure_of_connect_leaves_the_password_in_a_traceback(credentials: Any) -> None:
+    """faults:SEC2: a tuple is taken for a `PasswordAuth` at the door."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    calls: list[Callable[[], object]] = [
+        lambda: SmtpConnection.connect("127.0.0.1", port, TlsMode.NONE, timeout=5, credentials=credentials),
+        lambda: SmtpConnection.connect_lmtp("127.0.0.1", port, TlsMode.NONE, timeout=5, credentials=credentials),
+        lambda: SmtpConnection.from_url(f"smtp://127.0.0.1:{port}", timeout=5, credentials=credentials),
+        lambda: SmtpConnection.connect("127.0.0.1", port, TlsMode.NONE, timeout=-1, credentials=credentials),
+    ]
+    for call in calls:
+        with pytest.raises((SmtpError, TypeError)) as refused:
+            call()
+        shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+        frames = [frame for frame in shown.stack if f"{os.sep}smtpconn{os.sep}" in frame.filename]
+        assert frames
+        assert not [frame for frame in frames if "hunter2" in str(frame.locals)]
 
 
 def test_a_token_callable_is_asked_once_and_what_it_raises_passes() -> None:

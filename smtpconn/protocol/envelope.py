@@ -21,25 +21,6 @@ from smtpconn.protocol.policy import SendPolicy
 if TYPE_CHECKING:
     from smtpconn.protocol.session import Session
 
-_CONTENT = "_content"
-
-
-def content_of(mail: Mail) -> bytes | None:
-    """The canonical octets of a mail whose message is bytes, checked once per `Mail`; None for a stream.
-
-    Raises `InvalidInputError` with the offset of a bare CR, bare LF or NUL (D10). BINARYMIME passes unchanged.
-    """
-    if not isinstance(mail.message, bytes):
-        return None
-    content: bytes | None = mail.__dict__.get(_CONTENT)
-    if content is None:
-        is_binary = mail.params.body == "BINARYMIME"
-        content = mail.message if is_binary else body.canonical(mail.message, mail.newlines)
-        if mail.size is not None and mail.size != len(mail.message):
-            raise InvalidInputError(f"size is {mail.size}, but message has {len(mail.message)} octets")
-        mail.__dict__[_CONTENT] = content  # a cache, no state: the same for every attempt
-    return content
-
 
 class Outgoing:
     """One mail, ready for one session: its command lines, and its octets or the source of them."""
@@ -63,7 +44,7 @@ class Outgoing:
         self.policy = policy
         self.chunking = mail.chunking
         self.is_binary = mail.params.body == "BINARYMIME"
-        self.content = content_of(mail)
+        self.content = mail.content
         if self.is_binary and not self.chunking:
             raise InvalidInputError("params.body BINARYMIME goes by BDAT only: use send_bdat, or Mail(chunking=True)")
         if self.chunking:

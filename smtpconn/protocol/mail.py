@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from smtpconn.protocol.address import ForwardPath, ReversePath
+from smtpconn.protocol.body import canonical
 from smtpconn.protocol.errors import InvalidInputError
 from smtpconn.protocol.params import (
     NO_MAIL_PARAMS,
@@ -209,7 +210,8 @@ class Mail:
     """One mail for `send_many`: envelope, body, and how it is to be sent.
 
     `message`: bytes-like, a binary file, or an iterable of bytes. `newlines`: `"strict"` or `"crlf"` (D10). `size`:
-    octets of a stream, where the caller knows them. `chunking`: by BDAT. `tag`: whatever the caller wants to find in
+    octets of a stream as its source gives them, where the caller knows. `content`: the octets of
+    bytes with CRLF line ends, None for a stream. `chunking`: by BDAT. `tag`: whatever the caller wants to find in
     the outcome. A mail made by `from_message` has `email_message` and no octets yet; its `sender` and `recipients`
     are None where they are to be taken from the headers.
 
@@ -226,6 +228,7 @@ class Mail:
     chunking: bool
     tag: Any
     email_message: Any = field(init=False)
+    content: bytes | None = field(init=False, compare=False)
 
     def __init__(
         self,
@@ -246,6 +249,17 @@ class Mail:
         put(self, "chunking", exact_bool("chunking", chunking))
         put(self, "email_message", None)
         self._address(sender_of(sender), recipients_of(recipients), params, tag)
+        put(self, "content", self._canonical())
+
+    def _canonical(self) -> bytes | None:
+        """The octets of the message with CRLF line ends (D10); None for a stream. BINARYMIME passes unchanged."""
+        if not isinstance(self.message, bytes):
+            return None
+        if self.size is not None and self.size != len(self.message):
+            raise InvalidInputError(f"size is {self.size}, but message has {len(self.message)} octets")
+        if self.params.body == "BINARYMIME":
+            return self.message
+        return canonical(self.message, self.newlines)
 
     @classmethod
     def from_message(
@@ -268,6 +282,7 @@ class Mail:
         put(mail, "size", None)
         put(mail, "chunking", False)
         put(mail, "email_message", email_message)
+        put(mail, "content", None)
         mail._address(
             None if sender is None else sender_of(sender),
             None if recipients is None else recipients_of(recipients),

@@ -11,7 +11,7 @@ import base64
 import re
 import unicodedata
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 MAX_LINE = 16_384  # octets with CRLF; RFC 5321 allows 512, but a SASL challenge may have 12,288 (RFC 4954 section 4)
 MAX_LINES = 1_000
@@ -204,6 +204,10 @@ class MalformedReplyError(ValueError):
         self.oversize = oversize
 
 
+class _UnreadableError(Exception):
+    """Leaves the parser's inner frames once its failure is noted."""
+
+
 class ReplyParser:
     """Takes octets as they come, gives complete replies in order.
 
@@ -240,8 +244,15 @@ class ReplyParser:
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None until more octets come. Raises `MalformedReplyError`."""
-        if self._failure is not None:
-            raise self._failure
+        if self._failure is None:
+            try:
+                return self._next()
+            except _UnreadableError:
+                pass  # raised from here, so that no frame with the octets (an echoed secret: SEC2) is on its traceback
+        assert self._failure is not None
+        raise self._failure
+
+    def _next(self) -> Reply | None:
         while True:
             end = self._line_end()
             if end is None:
@@ -293,7 +304,7 @@ class ReplyParser:
         if head[3:] not in (b"", b" ", b"-"):
             self._fail("not a reply", start + 3)
 
-    def _fail_mixed(self, start: int, later: bytes) -> None:
+    def _fail_mixed(self, start: int, later: bytes) -> NoReturn:
         """RFC 5321 section 4.2.1: all lines of a reply carry the same code."""
         index = next(index for index in range(3) if later[index] != self._code[index])
         codes = f"begins with {self._code.decode('ascii')} and goes on with {later.decode('ascii')}"
@@ -324,11 +335,11 @@ class ReplyParser:
         self._code = b""
         return reply
 
-    def _fail(self, reason: str, index: int, *, oversize: bool = False) -> None:
+    def _fail(self, reason: str, index: int, *, oversize: bool = False) -> NoReturn:
         start = self._start
         octets = bytes(self._buffer[start : start + MAX_LINE])
         if self.redact is not None:
             octets = self.redact(octets)
         octets = octets[: SHOWN + 1]
         self._failure = MalformedReplyError(reason, self._consumed + index, octets, oversize=oversize)
-        raise self._failure
+        raise _UnreadableError

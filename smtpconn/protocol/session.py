@@ -260,6 +260,9 @@ class Session:
 
     def _conclude_auth(self, kind: Kind, mechanism: Mechanism, reply: Reply) -> None:
         """Judge the final reply: 235 and a server that proved itself, or an error."""
+        surplus = self.parser.pending
+        if surplus:
+            self.condemn("octets behind the final reply of AUTH")
         if reply.code == 235 and mechanism.cancelled is None:
             mechanism.accept(reply)
         doubt = mechanism.cancelled or (mechanism.doubt if reply.code == 235 else None)
@@ -276,6 +279,8 @@ class Session:
                 permanent=reply.is_permanent,
                 detail=mechanism.detail,
             )
+        if surplus:
+            raise ProtocolError(f"{kind.stage}: octets behind the final reply", stage=kind.stage, reply=reply)
         if reply.code != 235:
             self.condemn("a wrong success of AUTH")
             text = f"{kind.stage} answered {reply}: only 235 is success"
@@ -305,7 +310,9 @@ class Session:
 
     def reset(self) -> Flow[None]:
         """RSET, at once; a refusal ends the session (F87)."""
-        self.require_between_mails("RSET")
+        in_transaction = self.state is SessionState.RCPT_TO
+        if not in_transaction:
+            self.require_between_mails("RSET")
         follows_message = self.mails > self._mails_before_other and not self.rset_owed
         self._count_other()
         if follows_message:
@@ -315,6 +322,8 @@ class Session:
             self.condemn("a refused RSET")
             raise self.refusal(RSET, reply)
         self.rset_owed = False
+        if in_transaction:
+            self.state = SessionState.MAIL_FROM
 
     def noop(self) -> Flow[Reply]:
         """NOOP; 2yz or an error that leaves the session usable."""

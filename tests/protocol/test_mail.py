@@ -476,7 +476,7 @@ VALUES: list[Recipient | Mail] = [
     Mail(
         "\u00fc@b",
         [Recipient("c@d", NEVER), "e@f"],
-        b"\x00\xff",
+        b"\xfe\xff",
         params=MailParams(hold_for=3, extra={"XA": "1"}),
         newlines="crlf",
         size=2,
