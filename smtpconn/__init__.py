@@ -19,10 +19,11 @@ if TYPE_CHECKING:  # `X as X` is an explicit re-export (PEP 484)
     from smtpconn.attempts import attempt_of as attempt_of
     from smtpconn.connection import SmtpConnection as SmtpConnection
     from smtpconn.deadline import Timeouts as Timeouts
-    from smtpconn.lease import Lease as Lease
     from smtpconn.outcomes import MailOutcome as MailOutcome
     from smtpconn.outcomes import MailOutcomes as MailOutcomes
     from smtpconn.pool import ConnectionPool as ConnectionPool
+    from smtpconn.pooling.lease import Lease as Lease
+    from smtpconn.pooling.stats import PoolStats as PoolStats
     from smtpconn.protocol.address import ForwardPath as ForwardPath
     from smtpconn.protocol.address import ReversePath as ReversePath
     from smtpconn.protocol.audit import (
@@ -203,7 +204,6 @@ if TYPE_CHECKING:  # `X as X` is an explicit re-export (PEP 484)
     )
     from smtpconn.protocol.session import SessionState as SessionState
     from smtpconn.sender import Sender as Sender
-    from smtpconn.stats import PoolStats as PoolStats
     from smtpconn.tls import TlsConfig as TlsConfig
     from smtpconn.tls import TlsInfo as TlsInfo
     from smtpconn.tls import TlsMode as TlsMode
@@ -214,7 +214,7 @@ _HOMES: dict[str, str] = {
     "attempts": "AttemptVerdict attempt_of",
     "connection": "SmtpConnection",
     "deadline": "Timeouts",
-    "lease": "Lease",
+    "pooling.lease": "Lease",
     "outcomes": "MailOutcome MailOutcomes",
     "pool": "ConnectionPool",
     "protocol.address": "ForwardPath ReversePath",
@@ -240,7 +240,7 @@ _HOMES: dict[str, str] = {
     "protocol.sasl": "Credentials LoginAuth OAuthBearerAuth PasswordAuth PlainAuth ScramAuth XOAuth2Auth",
     "protocol.session": "SessionState",
     "sender": "Sender",
-    "stats": "PoolStats",
+    "pooling.stats": "PoolStats",
     "tls": "TlsConfig TlsInfo TlsMode",
     "transport": "SocketTransport Transport",
 }

@@ -312,6 +312,15 @@ class Conversation:
         """NOOP commands written."""
         return self._session.noops
 
+    @property
+    def rset_alone(self) -> bool:
+        """True if RSET is awaited before the next MAIL, because this endpoint cannot take both in one flight (D8)."""
+        return self._session.rset_alone
+
+    @rset_alone.setter
+    def rset_alone(self, value: bool) -> None:
+        self._session.rset_alone = value
+
     def is_quiet(self) -> bool:
         """The free check (pool VA1): no octet, end or error waits. Costs no round trip."""
         return self._driver.is_quiet()

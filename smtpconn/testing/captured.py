@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -186,12 +186,17 @@ class Books:
         """Whether nothing is ever dropped."""
         return self.mails.maxlen is None
 
-    def open_session(self, peer: object) -> SessionRecord:
-        """Count one more connection."""
+    def open_session(self, peer: object, hung_up: Callable[[], int]) -> SessionRecord:
+        """Count one more connection.
+
+        The peak counts those that the client has open: one that it has closed, and whose session has not noticed yet,
+        is none (`hung_up` tells how many).
+        """
         with self.changed:
             self.connections_total += 1
             self.connections_now += 1
-            self.connections_peak = max(self.connections_peak, self.connections_now)
+            if self.connections_now > self.connections_peak:
+                self.connections_peak = max(self.connections_peak, self.connections_now - hung_up())
             record = SessionRecord(self.connections_total, peer)
             self.sessions.append(record)
             self.changed.notify_all()

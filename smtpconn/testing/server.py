@@ -326,7 +326,9 @@ class LoopbackServer(ServerOptions):
         sock.settimeout(self.idle_timeout)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        record = self._books.open_session(peer)
+        with self._lock:
+            wires = list(self._live.values())
+        record = self._books.open_session(peer, lambda: sum(wire.hung_up for wire in wires))
         wire = Wire(sock, record, self.delivery, self.rtt, self._site.stopping)
         thread = threading.Thread(
             target=self._serve, args=(wire, record), name=f"{self.protocol}-{record.index}", daemon=True

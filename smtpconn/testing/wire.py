@@ -297,6 +297,18 @@ class Wire:
             while self.sock.recv(RECEIVE):
                 pass
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client has closed its end, also while octets of it wait to be read."""
+        if not hasattr(select, "POLLRDHUP"):
+            return False
+        poll = select.poll()
+        try:
+            poll.register(self.sock, select.POLLRDHUP)
+        except (OSError, ValueError):  # the session has closed it just now
+            return True
+        return bool(poll.poll(0))
+
     def stall(self) -> None:
         """Read nothing until the client closes or the server stops.
 

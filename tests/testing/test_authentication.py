@@ -86,9 +86,7 @@ def test_mail_needs_auth_where_it_is_configured(server: LoopbackServer, serve: S
         (["AUTH SCRAM-SHA-256 " + b64("n,,n=user,r=abc"), b64("c=biws,r=abc,p=AAAA")], ["334", "535"], 1),
     ],
 )
-def test_exchanges(
-    server: LoopbackServer, dial: Dial, lines: list[str], codes: list[str], violations: int
-) -> None:
+def test_exchanges(server: LoopbackServer, dial: Dial, lines: list[str], codes: list[str], violations: int) -> None:
     talk = dial(server)
     assert [talk.ask(line)[:3] for line in lines] == codes
     assert len(server.violations) == violations
@@ -112,9 +110,7 @@ def scram(
     mask = hmac.digest(hashlib.sha256(key).digest(), message, "sha256")
     proof = bytes(a ^ b for a, b in zip(key, mask, strict=True))
     reply = talk.ask(b64(f"{without_proof},p={b64(proof)}"))
-    expected = b"v=" + base64.b64encode(
-        hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
-    )
+    expected = b"v=" + base64.b64encode(hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256"))
     proven = base64.b64decode(reply.split(" ")[-1] if reply[0] in "23" else "") == expected
     if reply.startswith("334"):
         reply = talk.ask("")

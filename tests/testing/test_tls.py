@@ -162,9 +162,7 @@ def test_files_of_the_authority_are_private_and_vanish_PT4() -> None:
         ("drip", TimeoutError),
     ],
 )
-def test_faults_of_the_handshake(
-    serve: Serve, dial: Dial, tls: str, kind: str, expected: type[Exception]
-) -> None:
+def test_faults_of_the_handshake(serve: Serve, dial: Dial, tls: str, kind: str, expected: type[Exception]) -> None:
     server = serve(tls=tls)
     server.fault("tls", kind, nth=1)
     assert server.ca is not None

@@ -1,0 +1,114 @@
+"""Whether a connection may be used, and what its end says about its siblings (pool.md 6 and 7).
+
+Knows the free check, the budget of NOOPs and the closing signals. Opens and closes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+from smtpconn.deadline import Budget, Deadline
+from smtpconn.pooling import events
+from smtpconn.pooling.claims import Claim, Slot
+from smtpconn.pooling.endpoints import Health, alarms_siblings, ends_the_series
+from smtpconn.pooling.pooled import PooledConnection
+from smtpconn.pooling.settings import NONMAIL_BUDGET, NOOP_BUDGET
+from smtpconn.pooling.stats import smallest
+from smtpconn.pooling.stock import Stock
+from smtpconn.protocol.errors import SmtpError
+from smtpconn.protocol.reply import Reply
+
+
+class Checks:
+    """The checks of one pool."""
+
+    def __init__(self, stock: Stock) -> None:
+        self._stock = stock
+
+    def examine(self, claim: Claim, slot: Slot, until: float, patient: bool) -> str | None:
+        """None if the connection may be used; else the reason to retire it."""
+        connection: PooledConnection = slot.connection
+        now = self._stock.clock()
+        if slot.expires <= now:
+            return "age" if slot.ends <= now else "idle"
+        if slot.generation != self._stock.slots.generation:
+            return "generation"
+        if not connection.is_quiet():
+            self._stock.count("checks_failed")
+            self.signalled(slot, connection)
+            return "stale" if connection.closing_reply is None else "closing"
+        if connection.mails >= self._max_messages(slot, connection):
+            return "messages"
+        probe_after = self._stock.settings.probe_after
+        due = slot.suspect or (probe_after is not None and now - slot.returned > probe_after)
+        if not due or not patient or now >= until:
+            return None  # I12: a try makes no NOOP; AQ5: neither does who is late
+        if connection.noops >= NOOP_BUDGET or connection.nonmail >= NONMAIL_BUDGET or probe_after is None:
+            return "nonmail"
+        if claim.probed:
+            return "stale"  # one NOOP per acquire
+        return self._probe(claim, slot, connection, until)
+
+    def _probe(self, claim: Claim, slot: Slot, connection: PooledConnection, until: float) -> str | None:
+        claim.touched = claim.probed = True
+        self._stock.count("probes")
+        if connection.probe(Budget(Deadline(until, self._stock.clock), self._stock.settings.phases, 0.0)):
+            slot.suspect = False
+            slot.heard = self._stock.clock()
+            return None
+        self._stock.count("probe_failures")
+        # VA7: what has been idle as long is as dead, and the rest is suspect
+        asleep_since = slot.returned
+        health = slot.endpoint
+        slots = self._stock.slots
+        slots.withdraw(claim, "probe", lambda other: other.endpoint is health and other.returned <= asleep_since)
+        slots.locked(self._suspect_siblings, slot)
+        return "probe"
+
+    def fate(self, slot: Slot, connection: PooledConnection) -> str | None:
+        """RN2, as far as the connection itself decides; no I/O."""
+        if not connection.usable:
+            return "closing" if connection.is_shutting_down else "broken"
+        if connection.mails >= self._max_messages(slot, connection):
+            return "messages"
+        return "nonmail" if connection.nonmail >= NONMAIL_BUDGET else None
+
+    def _max_messages(self, slot: Slot, connection: PooledConnection) -> float:
+        learnt: int | None = slot.endpoint.max_messages
+        offered = connection.capabilities.limits.get("MAILMAX")
+        least = smallest(self._stock.settings.max_messages, learnt, offered)
+        return math.inf if least is None else least
+
+    def signalled(self, slot: Slot, connection: PooledConnection, error: BaseException | None = None) -> None:
+        """The server has ended a connection (section 7): its siblings are looked at, and something may be learnt."""
+        reply = connection.closing_reply
+        health: Health = slot.endpoint
+        limit = self._stock.slots.locked(self._note_signal, slot, connection, reply, error)
+        code = None if reply is None else reply.code
+        if self._stock.voice.hook is not None:
+            self._stock.voice.post(events.ClosingSeen, of=connection, endpoint=health.name, code=code)
+        if limit is not None:
+            self._stock.voice.limited(health.name, limit, code)
+
+    def _note_signal(
+        self, slot: Slot, connection: PooledConnection, reply: Reply | None, error: BaseException | None
+    ) -> int | None:
+        """Returns the endpoint's new limit, if there is one. Caller holds the lock."""
+        health: Health = slot.endpoint
+        self._stock.slots.count("closing_signals")
+        if alarms_siblings(reply):
+            self._suspect_siblings(slot)
+        if ends_the_series(reply) and isinstance(error, SmtpError) and error.stage in ("MAIL", "DATA"):
+            health.learn(connection.mails - 1)
+        if reply is None or reply.code != 432:
+            return None
+        self._stock.slots.count("shrinks")
+        endpoints = self._stock.endpoints
+        others = endpoints.live(health, self._stock.slots.each(), apart_from=slot)
+        return endpoints.shrink(health, others, self._stock.clock())
+
+    def _suspect_siblings(self, slot: Slot) -> None:
+        """VA6. Caller holds the lock."""
+        for other in self._stock.slots.each():
+            if other is not slot and other.endpoint is slot.endpoint:
+                other.suspect = True

@@ -1,0 +1,356 @@
+# ruff: noqa: E701  # critical sections are one line each, as in `slots`
+"""A lease: the verbs of `SmtpConnection`, good from `with pool.connection() as lease:` to the end of that block.
+
+Knows the claim that it stands for. Its laws: between its beginning and its end it is the only way to its connection;
+afterwards every verb is a `UsageError` that writes no octet, also while another lease has the same connection; it
+keeps no traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable
+from types import TracebackType
+from typing import Any, NoReturn
+
+from smtpconn.connection import Message, Recipients
+from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.opening import CredentialsSource
+from smtpconn.outcomes import MailOutcome, MailOutcomes
+from smtpconn.pooling.claims import Claim
+from smtpconn.pooling.supply import Supply
+from smtpconn.protocol.address import ReversePath
+from smtpconn.protocol.errors import UsageError
+from smtpconn.protocol.extensions import ServerCapabilities
+from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.params import MailParams
+from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.sasl import Secret, SecretSource
+from smtpconn.protocol.session import SessionState
+from smtpconn.tls import TlsInfo
+
+Limit = float | Timeouts | None
+
+
+class Lease:
+    """One connection of a pool for as long as a `with` block lasts. `timeout` of its verbs defaults to the pool's.
+
+    Several threads may use it; their verbs take turns. `close()` and `quit()` end the connection, not the lease.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_active",
+        "_claim",
+        "_connection",
+        "_lock",
+        "_pid",
+        "_state",
+        "_supply",
+        "_timeout",
+        "_until",
+    )
+
+    def __init__(self, supply: Supply, until: Callable[[], tuple[float, bool]], timeout: float | Timeouts) -> None:
+        self._supply = supply
+        self._until = until
+        self._timeout = timeout
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._active = 0  # verbs under way
+        self._state = "not begun"
+        self._claim: Claim | None = None
+        self._connection: Any = None
+
+    def __enter__(self) -> Lease:
+        if self._state != "not begun" or self._pid != os.getpid():
+            raise UsageError("this lease has begun already: take another one with pool.connection()")
+        self._state = "beginning"
+        supply = self._supply
+        try:
+            claim = self._claim = supply.claim()
+            until, patient = self._until()
+            self._connection = supply.acquire(claim, until, supply.settings.phases, patient=patient)
+            self._state = "held"
+            return self
+        except BaseException:
+            self._state = "ended"
+            self._connection = None
+            if self._claim is not None:
+                supply.leave(self._claim)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pid != os.getpid():  # the parent's: leaving the block in the child is silent (LE6)
+            self._connection = None
+            return
+        with self._lock: connection, busy = self._end()
+        if busy:  # a verb of another thread is under way: what it would still write belongs to nobody
+            connection.abort()
+            connection.close()
+        assert self._claim is not None
+        self._supply.leave(self._claim, Deadline(None, self._supply.clock), error)
+
+    def _verb(self, name: str, *arguments: Any, timeout: Limit, **keywords: Any) -> Any:
+        connection = self._begin_verb()
+        try:
+            limit = self._timeout if timeout is None else timeout
+            result = getattr(connection, name)(*arguments, timeout=limit, **keywords)
+            self._note(getattr(result, "recipients", ()))
+            return result
+        except Exception as error:
+            self._note(getattr(error, "recipients", ()))
+            raise
+        finally:
+            with self._lock: self._active -= 1
+
+    def _begin_verb(self) -> Any:
+        if self._pid != os.getpid():
+            raise UsageError("this lease belongs to the parent process: a forked child must take its own")
+        with self._lock: return self._enter_verb()
+
+    def _enter_verb(self) -> Any:
+        """Caller holds the lock."""
+        if self._state != "held":
+            raise UsageError(f"this lease is not to be used, its state is: {self._state}")
+        self._active += 1
+        return self._connection
+
+    def _end(self) -> tuple[Any, int]:
+        """The connection, and how many verbs are under way on it. Caller holds the lock."""
+        if self._state != "held":
+            raise UsageError(f"this lease cannot be returned, its state is: {self._state}")
+        connection = self._connection
+        self._state, self._connection = "ended", None
+        return connection, self._active
+
+    def _note(self, recipients: Any) -> None:
+        if self._claim is not None and recipients:
+            self._supply.note_verdicts(self._claim, recipients)
+
+    def _look(self, name: str) -> Any:
+        connection = self._begin_verb()
+        with self._lock: self._active -= 1
+        return getattr(connection, name)
+
+    # ---- snapshots
+
+    @property
+    def capabilities(self) -> ServerCapabilities:
+        """What the server offered in its last EHLO."""
+        found: ServerCapabilities = self._look("capabilities")
+        return found
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """True once the server has said or shown that it closes the connection."""
+        return bool(self._look("is_shutting_down"))
+
+    @property
+    def is_authenticated(self) -> bool:
+        """True after a successful AUTH."""
+        return bool(self._look("is_authenticated"))
+
+    @property
+    def state(self) -> SessionState:
+        """Where the session is."""
+        found: SessionState = self._look("state")
+        return found
+
+    @property
+    def tls(self) -> TlsInfo | None:
+        """What is known of the TLS layer, or None."""
+        found: TlsInfo | None = self._look("tls")
+        return found
+
+    # ---- mails
+
+    def send(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Limit = None,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """`SmtpConnection.send`: one mail by DATA."""
+        return self._mail("send", sender, recipients, message, timeout, params, newlines, size)
+
+    def send_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Limit = None,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """`SmtpConnection.send_bdat`: one mail by BDAT (RFC 3030)."""
+        return self._mail("send_bdat", sender, recipients, message, timeout, params, newlines, size)
+
+    def send_lmtp(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Limit = None,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """`SmtpConnection.send_lmtp`: as `send`, on an LMTP connection only."""
+        return self._mail("send_lmtp", sender, recipients, message, timeout, params, newlines, size)
+
+    def send_lmtp_bdat(
+        self,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        *,
+        timeout: Limit = None,
+        params: MailParams | None = None,
+        newlines: str = "strict",
+        size: int | None = None,
+    ) -> SendResult:
+        """`SmtpConnection.send_lmtp_bdat`: as `send_bdat`, on an LMTP connection only."""
+        return self._mail("send_lmtp_bdat", sender, recipients, message, timeout, params, newlines, size)
+
+    def _mail(
+        self,
+        verb: str,
+        sender: str | ReversePath,
+        recipients: Recipients,
+        message: Message,
+        timeout: Limit,
+        params: MailParams | None,
+        newlines: str,
+        size: int | None,
+    ) -> SendResult:
+        result: SendResult = self._verb(
+            verb, sender, recipients, message, timeout=timeout, params=params, newlines=newlines, size=size
+        )
+        return result
+
+    def send_message(
+        self,
+        email_message: Any,
+        *,
+        timeout: Limit = None,
+        sender: str | ReversePath | None = None,
+        recipients: Recipients | None = None,
+        params: MailParams | None = None,
+    ) -> SendResult:
+        """`SmtpConnection.send_message`: an `EmailMessage`."""
+        result: SendResult = self._verb(
+            "send_message", email_message, timeout=timeout, sender=sender, recipients=recipients, params=params
+        )
+        return result
+
+    def send_many(self, mails: Iterable[Mail], *, timeout: Limit = None) -> MailOutcomes:
+        """`SmtpConnection.send_many`: one mail after the other, over this connection."""
+        limit = self._timeout if timeout is None else timeout
+        Budget.of(limit)  # a wrong timeout is refused now, not with the first mail
+        return MailOutcomes(self._outcomes(mails, limit))
+
+    def _outcomes(self, mails: Iterable[Mail], limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
+        for index, mail in enumerate(mails):
+            if not isinstance(mail, Mail):
+                raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
+            yield MailOutcome.of(index, mail, lambda mail: self._verb("_send", mail, timeout=limit))
+
+    # ---- the session. A connection that changed its identity serves nobody else afterwards (I34)
+
+    def auth(self, credentials: CredentialsSource, *, timeout: Limit = None) -> None:
+        """`SmtpConnection.auth`; the connection is closed when the lease ends."""
+        self._changing("auth", credentials, timeout=timeout)
+
+    def auth_plain(
+        self, user: str, password: SecretSource | Secret, *, timeout: Limit = None, authzid: str | None = None
+    ) -> None:
+        """`SmtpConnection.auth_plain`; the connection is closed when the lease ends."""
+        self._changing("auth_plain", user, password, timeout=timeout, authzid=authzid)
+
+    def auth_login(self, user: str, password: SecretSource | Secret, *, timeout: Limit = None) -> None:
+        """`SmtpConnection.auth_login`; the connection is closed when the lease ends."""
+        self._changing("auth_login", user, password, timeout=timeout)
+
+    def auth_scram(self, user: str, password: SecretSource | Secret, *, timeout: Limit = None) -> None:
+        """`SmtpConnection.auth_scram`; the connection is closed when the lease ends."""
+        self._changing("auth_scram", user, password, timeout=timeout)
+
+    def auth_xoauth2(self, user: str, token: SecretSource | Secret, *, timeout: Limit = None) -> None:
+        """`SmtpConnection.auth_xoauth2`; the connection is closed when the lease ends."""
+        self._changing("auth_xoauth2", user, token, timeout=timeout)
+
+    def auth_oauthbearer(
+        self, token: SecretSource | Secret, *, timeout: Limit = None, user: str | None = None
+    ) -> None:
+        """`SmtpConnection.auth_oauthbearer`; the connection is closed when the lease ends."""
+        self._changing("auth_oauthbearer", token, timeout=timeout, user=user)
+
+    def set_ehlo_domain(self, domain: str) -> None:
+        """`SmtpConnection.set_ehlo_domain`; the connection is closed when the lease ends."""
+        self._keep_apart()
+        self._look("set_ehlo_domain")(domain)
+
+    def _changing(self, name: str, *arguments: Any, timeout: Limit, **keywords: Any) -> None:
+        self._keep_apart()
+        self._verb(name, *arguments, timeout=timeout, **keywords)
+
+    def _keep_apart(self) -> None:
+        claim = self._claim
+        if claim is not None and claim.slot is not None and self._state == "held":
+            claim.slot.generation = -1
+
+    # ---- other commands
+
+    def reset(self, *, timeout: Limit = None) -> None:
+        """RSET."""
+        self._verb("reset", timeout=timeout)
+
+    def noop(self, *, timeout: Limit = None) -> None:
+        """NOOP; a 4yz or 5yz reply is raised."""
+        self._verb("noop", timeout=timeout)
+
+    def vrfy(self, address: str, *, timeout: Limit = None) -> Reply:
+        """VRFY: the reply, whatever it is."""
+        reply: Reply = self._verb("vrfy", address, timeout=timeout)
+        return reply
+
+    def expn(self, name: str, *, timeout: Limit = None) -> Reply:
+        """EXPN: the reply, whatever it is."""
+        reply: Reply = self._verb("expn", name, timeout=timeout)
+        return reply
+
+    def help(self, topic: str | None = None, *, timeout: Limit = None) -> Reply:
+        """HELP: the reply, whatever it is."""
+        reply: Reply = self._verb("help", topic, timeout=timeout)
+        return reply
+
+    def rehlo(self, *, timeout: Limit = None) -> None:
+        """EHLO or LHLO again."""
+        self._verb("rehlo", timeout=timeout)
+
+    def quit(self, *, timeout: Limit = None) -> bool:
+        """QUIT, and close the connection; the lease ends with its block."""
+        return bool(self._verb("quit", timeout=timeout))
+
+    def close(self) -> None:
+        """Close the connection without QUIT; the lease ends with its block."""
+        self._look("close")()
+
+    def __repr__(self) -> str:
+        return f"<Lease of {self._supply.voice.name}, {self._state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Lease cannot be pickled or copied")

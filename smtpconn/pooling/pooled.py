@@ -1,0 +1,99 @@
+"""What a pool takes from outside: connections, a way to make them, a clock, a way to sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from smtpconn.deadline import Budget, Clock
+from smtpconn.opening import Endpoint, Opening
+from smtpconn.pooling.claims import Sleep
+from smtpconn.protocol.extensions import ServerCapabilities
+from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.result import SendResult
+
+
+class PooledConnection(Protocol):
+    """A connection, as far as the pool knows it: `smtpconn.connection.SmtpConnection` is one."""
+
+    connection_id: int
+    rset_alone: bool  # RSET is awaited before the next MAIL (D8)
+
+    @property
+    def usable(self) -> bool:
+        """Not poisoned, not closed, not closing."""
+        ...
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """The server has said or shown that it closes the connection (D6)."""
+        ...
+
+    @property
+    def closing_reply(self) -> Reply | None:
+        """The reply by which it said so."""
+        ...
+
+    @property
+    def mails(self) -> int:
+        """MAIL commands written."""
+        ...
+
+    @property
+    def nonmail(self) -> int:
+        """Commands that some servers count against a session (VA4)."""
+        ...
+
+    @property
+    def noops(self) -> int:
+        """NOOP commands written."""
+        ...
+
+    @property
+    def capabilities(self) -> ServerCapabilities:
+        """What the last EHLO offered."""
+        ...
+
+    def is_quiet(self) -> bool:
+        """VA1: no octet, end or error waits; no round trip."""
+        ...
+
+    def probe(self, budget: Budget) -> bool:
+        """NOOP: True for exactly 250; False leaves the connection closed."""
+        ...
+
+    def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
+        """Send one mail."""
+        ...
+
+    def command(self, verb: str, argument: str | None, budget: Budget) -> Reply:
+        """VRFY, EXPN, HELP or NOOP."""
+        ...
+
+    def leave(self, budget: Budget | None) -> None:
+        """QUIT and close; without a budget nothing is awaited."""
+        ...
+
+    def close(self) -> None:
+        """Close without QUIT; silent, idempotent."""
+        ...
+
+    def abort(self) -> None:
+        """From another thread: its verb ends as a lost connection."""
+        ...
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptor, write nothing."""
+        ...
+
+
+Connector = Callable[[Opening, Endpoint, Budget], PooledConnection]
+
+
+class System(NamedTuple):
+    """What a pool takes from outside; other things in tests."""
+
+    connector: Connector
+    clock: Clock
+    sleep: Sleep

@@ -1,0 +1,60 @@
+"""What becomes of pools when the process forks or ends.
+
+Knows the pools of this process, weakly. After `fork()` the child's pools start empty, whatever the parent's threads
+were doing with their locks, and write nothing to the parent's sockets (D14). At exit idle connections say QUIT
+without waiting for the answer; nothing is joined and nothing is raised.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from typing import Protocol
+
+_EXIT_LIMIT = 2.0  # seconds in all (LE7)
+
+
+class Pool(Protocol):
+    """What a fork and the exit ask of a pool."""
+
+    def _after_fork(self) -> None:
+        """In the child: begin anew."""
+
+    def _at_exit(self) -> None:
+        """Let the idle connections go, without waiting."""
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+def register(pool: Pool) -> None:
+    """Remember the pool, weakly."""
+    with _lock:
+        _pools.add(pool)
+
+
+def _in_child() -> None:
+    global _lock  # another thread of the parent may have held it
+    _lock = threading.Lock()
+    for pool in list(_pools):
+        pool._after_fork()
+
+
+def _at_exit() -> None:
+    until = time.monotonic() + _EXIT_LIMIT
+    for pool in list(_pools):
+        if time.monotonic() >= until:
+            return
+        try:
+            pool._at_exit()
+        except Exception:  # noqa: S112  # the exit status is not ours to change (LE7)
+            continue
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,209 @@
+"""`PoolStats`: one consistent picture of a pool, taken under its lock.
+
+Knows slots and endpoints; changes nothing. Counters only grow, since the pool was made or since the process was forked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from smtpconn.pooling.claims import CLOSING, HANDED, IDLE, LEASED, OPENING, Slot
+from smtpconn.pooling.endpoints import Endpoints
+from smtpconn.pooling.settings import PoolSettings
+from smtpconn.slots import Slots
+
+RETIRED = (
+    "age",
+    "idle",
+    "messages",
+    "generation",
+    "surplus",
+    "nonmail",
+    "closing",
+    "stale",
+    "probe",
+    "broken",
+    "leaked",
+    "closed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """One lease: who took it, how many seconds ago, to which endpoint; `stack` only with `track_leases`."""
+
+    thread: str
+    seconds: float
+    endpoint: str
+    stack: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointStats:
+    """One endpoint. `backoff`: seconds until an open may be tried; `error`: the last failed open, one safe line.
+
+    `max_messages`: MAILs per connection in effect, None without limit.
+    """
+
+    name: str
+    live: int
+    limit: int
+    backoff: float
+    error: str | None
+    max_messages: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolStats:
+    """What a pool has now and has done so far. Times are in seconds.
+
+    `leased` includes connections that are being checked or handed over; `limit` is how many connections the endpoints
+    are believed to take; `retired` counts closed connections by reason. `opened` is the sum of `retired` and what is
+    live.
+    """
+
+    max_size: int
+    min_size: int
+    limit: int
+    generation: int
+    idle: int
+    leased: int
+    opening: int
+    closing: int
+    waiting: int
+    holders: tuple[Holder, ...]
+    endpoints: tuple[EndpointStats, ...]
+    breaker: float | None
+    acquired: int
+    reused: int
+    waited: int
+    wait_seconds: float
+    longest_wait: float
+    timeouts: int
+    overloads: int
+    interrupted: int
+    opened: int
+    open_errors: int
+    open_seconds: float
+    messages: int
+    delivered: int
+    not_delivered: int
+    unknown: int
+    stale_retries: int
+    probes: int
+    probe_failures: int
+    checks_failed: int
+    retired: Mapping[str, int]
+    closing_signals: int
+    shrinks: int
+    backoffs: int
+    breaker_trips: int
+    protocol_errors: int
+    starttls_injections: int
+    leaks: int
+    hook_errors: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {**self.__dict__, "retired": dict(self.retired)}
+        return _rebuild, (fields,)
+
+
+def _rebuild(fields: dict[str, Any]) -> PoolStats:
+    return PoolStats(**{**fields, "retired": MappingProxyType(fields["retired"])})
+
+
+def holders(slots: list[Slot], now: float) -> tuple[Holder, ...]:
+    """Who holds what (AQ12). Caller holds the lock."""
+    found = []
+    for slot in slots:
+        watch = slot.watch
+        if slot.state in (LEASED, HANDED) and watch is not None:
+            endpoint = slot.endpoint.name if slot.endpoint is not None else ""
+            stack = getattr(watch, "stack", None)
+            found.append(Holder(thread=watch.thread.name, seconds=now - slot.since, endpoint=endpoint, stack=stack))
+    return tuple(found)
+
+
+def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_size: int, now: float) -> PoolStats:
+    """The picture. Caller holds the lock."""
+    rooms = slots.each()
+    counters = dict.fromkeys(_COUNTERS, 0.0) | slots.counters
+    current = [slot for slot in rooms if slot.state is LEASED and _is_lease(slot)]
+    live_mails = sum(slot.connection.mails for slot in rooms if slot.opened and slot.connection is not None)
+    limits = [health.limit for health in endpoints.healths if health.limit is not None]
+    unlimited = len(limits) < len(endpoints.healths)
+    numbers: dict[str, Any] = {name: value if name in _SECONDS else int(value) for name, value in counters.items()}
+    numbers["messages"] += live_mails
+    return PoolStats(
+        max_size=slots.size,
+        min_size=min_size,
+        limit=slots.size if unlimited else min(slots.size, sum(limits)),
+        generation=slots.generation,
+        idle=_count(rooms, IDLE),
+        leased=_count(rooms, LEASED) + _count(rooms, HANDED),
+        opening=_count(rooms, OPENING),
+        closing=_count(rooms, CLOSING),
+        waiting=slots.waiting,
+        holders=holders(rooms, now),
+        endpoints=tuple(
+            EndpointStats(
+                name=health.name,
+                live=endpoints.live(health, rooms),
+                limit=health.limit or slots.size,
+                backoff=max(0.0, health.not_before - now),
+                error=None if health.error is None else str(health.error),
+                max_messages=smallest(settings.max_messages, health.max_messages),
+            )
+            for health in endpoints.healths
+        ),
+        breaker=None if endpoints.refusal is None else max(0.0, endpoints.refused_until - now),
+        acquired=slots.acquired + len(current),
+        reused=slots.reused + sum(1 for slot in current if slot.uses),
+        retired=MappingProxyType({reason: slots.retired.get(reason, 0) for reason in RETIRED}),
+        **numbers,
+    )
+
+
+def smallest(*limits: int | None) -> int | None:
+    """The smallest of the limits that are there."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _is_lease(slot: Slot) -> bool:
+    claim = slot.watch() if slot.watch is not None else None
+    return claim is not None and claim.granted
+
+
+def _count(rooms: list[Slot], state: object) -> int:
+    return sum(1 for slot in rooms if slot.state is state)
+
+
+_SECONDS = ("wait_seconds", "longest_wait", "open_seconds")
+_COUNTERS = (
+    *_SECONDS,
+    "waited",
+    "timeouts",
+    "overloads",
+    "interrupted",
+    "opened",
+    "open_errors",
+    "messages",
+    "delivered",
+    "not_delivered",
+    "unknown",
+    "stale_retries",
+    "probes",
+    "probe_failures",
+    "checks_failed",
+    "closing_signals",
+    "shrinks",
+    "backoffs",
+    "breaker_trips",
+    "protocol_errors",
+    "starttls_injections",
+    "leaks",
+    "hook_errors",
+)

@@ -1,0 +1,375 @@
+"""Connections for claims: checked, opened, replaced, returned, closed.
+
+Knows what a connection may still be used for, and when an open may fail over. Refuses to know mails, results and
+public verbs. Its laws: decide under the lock of the slots, act outside it; one deadline bounds everything that an
+acquire does; `leave` is the only way out of a claim, and idempotent; nothing that goes wrong on return replaces the
+caller's result.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.pooling import events
+from smtpconn.pooling.checking import Checks
+from smtpconn.pooling.claims import CLOSING, IDLE, LEASED, OPENING, Claim, Outcome, Slot
+from smtpconn.pooling.endpoints import without_traceback
+from smtpconn.pooling.opener import Opener
+from smtpconn.pooling.pooled import PooledConnection
+from smtpconn.pooling.stats import Holder, holders
+from smtpconn.pooling.stock import Stock
+from smtpconn.protocol.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    Delivery,
+    PoolClosedError,
+    PoolOverloadedError,
+    PoolTimeoutError,
+    ProtocolError,
+    SmtpError,
+)
+from smtpconn.protocol.result import RecipientResult
+
+_QUIT_WAIT = 1.0  # seconds (DF15)
+_POLITE = frozenset({"age", "idle", "messages", "generation", "surplus", "nonmail", "closed"})  # RN5: QUIT is written
+_VERDICTS = {Delivery.DELIVERED: 0, Delivery.NOT_DELIVERED: 1, Delivery.UNKNOWN: 2}
+
+
+class Supply:
+    """The connections of one pool in one process."""
+
+    def __init__(self, stock: Stock) -> None:
+        self.settings = stock.settings
+        self.clock = stock.clock
+        self.voice = stock.voice
+        self.endpoints = stock.endpoints
+        self.slots = stock.slots
+        self.count = stock.count
+        self._checks = Checks(stock)
+        self._opener = Opener(stock)
+        self._max_idle = math.inf if stock.settings.max_idle is None else stock.settings.max_idle
+
+    def claim(self) -> Claim:
+        """A claim to nothing yet."""
+        claim = Claim(self.slots)
+        if self.settings.track_leases and claim.watch is not None:
+            claim.watch.stack = "".join(traceback.format_stack())
+        return claim
+
+    def note_verdicts(self, claim: Claim, recipients: Sequence[RecipientResult]) -> None:
+        """Remember the verdicts of a mail for the statistics; they are added when the claim ends."""
+        counts = claim.verdicts if claim.verdicts is not None else [0, 0, 0]
+        for entry in recipients:
+            counts[_VERDICTS[entry.delivery]] += 1
+        claim.verdicts = counts
+
+    # ---- acquire (section 4)
+
+    def acquire(self, claim: Claim, until: float, phases: Timeouts | None, *, patient: bool = True) -> PooledConnection:
+        """A connection that is the claim's until `leave`, by the moment `until`. Whatever it raises, call `leave`."""
+        slots, voice = self.slots, self.voice
+        if voice.hook is not None:
+            voice.post(events.AcquireStarted)
+        try:
+            outcome = slots.take(claim, until, patient=patient)
+            while True:
+                if outcome is Outcome.CHECK:
+                    slot = claim.slot
+                    assert slot is not None
+                    reason = self._checks.examine(claim, slot, until, patient)
+                    if reason is None:
+                        claim.checked = claim.granted = True
+                        break
+                    outcome = self._discard(claim, slot, reason, until, patient)
+                elif outcome is Outcome.OPEN:
+                    outcome = self._opener.open(claim, until, phases)
+                elif outcome is Outcome.LEASED:
+                    break
+                elif outcome is Outcome.QUEUED:
+                    outcome = slots.wait(claim, until)
+                elif outcome is Outcome.DOOMED:
+                    self.dispose(claim)
+                    outcome = slots.take(claim, until, patient=patient) if claim.ticket is None else Outcome.QUEUED
+                elif outcome is Outcome.OUTDATED:
+                    self.dispose(claim)
+                    outcome = slots.take(claim, until, patient=patient)
+                else:
+                    self._refuse(claim, outcome, until)
+        except BaseException as error:
+            self._acquire_failed(error)
+            raise
+        assert claim.slot is not None
+        if voice.hook is not None:
+            self._announce_acquired(claim, claim.slot)
+        connection: PooledConnection = claim.slot.connection
+        return connection
+
+    def _announce_acquired(self, claim: Claim, slot: Slot) -> None:
+        waited, reused = claim.waited or 0.0, slot.uses > 0
+        self.voice.post(
+            events.Acquired, of=slot.connection, endpoint=slot.endpoint.name, waited=waited, reused=reused
+        )
+
+    def _acquire_failed(self, error: BaseException) -> None:
+        if isinstance(error, PoolTimeoutError):
+            self.count("timeouts")
+        elif isinstance(error, PoolOverloadedError):
+            self.count("overloads")
+        elif not isinstance(error, Exception):
+            self.count("interrupted")
+        if self.voice.hook is not None:
+            self.voice.post(events.AcquireFailed, error=type(error).__name__)
+
+    def _refuse(self, claim: Claim, outcome: Outcome, until: float) -> NoReturn:
+        name = self.voice.name
+        if outcome is Outcome.CLOSED:
+            raise PoolClosedError(f"the pool {name} is closed")
+        if outcome is Outcome.OVERLOADED:
+            raise PoolOverloadedError(f"{self.settings.max_waiting} callers wait already for a connection of {name}")
+        now = self.clock()
+        held, idle, opening, refusal, cause, opens_at = self.slots.locked(self._situation, now)
+        retry_after = opens_at - now if now < opens_at < math.inf else None
+        if outcome is Outcome.HOPELESS and refusal is not None:
+            refused: AuthenticationError = without_traceback(refusal)
+            refused.retry_after = retry_after
+            raise refused
+        text = (
+            f"no connection of {name} came free: {self.slots.size} at most, {idle} idle, {len(held)} leased, "
+            f"{opening} opening, {self.slots.waiting} others waiting"
+        )
+        if held:
+            text += "; held by " + ", ".join(f"{holder.thread} for {holder.seconds:.1f} s" for holder in held)
+        if cause is not None:
+            text += f"; the last open failed: {cause}"
+        pairs = [(holder.thread, holder.seconds) for holder in held]
+        raise PoolTimeoutError(text, holders=pairs, retry_after=retry_after) from (cause and without_traceback(cause))
+
+    def _situation(
+        self, now: float
+    ) -> tuple[tuple[Holder, ...], int, int, AuthenticationError | None, SmtpError | None, float]:
+        """What a refusal tells (AQ12). Caller holds the lock."""
+        rooms = self.slots.each()
+        return (
+            holders(rooms, now),
+            sum(1 for slot in rooms if slot.state is IDLE),
+            sum(1 for slot in rooms if slot.state is OPENING),
+            self.endpoints.refusal if self.endpoints.refuses(now) else None,
+            self.endpoints.last_error,
+            self.endpoints.opens_at(now, rooms),
+        )
+
+    def _discard(self, claim: Claim, slot: Slot, reason: str, until: float, patient: bool) -> Outcome:
+        """AQ9: close it, then the next idle one, an open in the same slot, or the queue."""
+        self.slots.condemn(claim, reason)
+        self._close(slot)
+        for other in self.slots.doomed(claim):
+            if other is not slot:
+                self._close(other)
+                self.slots.vacate(other, claim)
+        probe_after = self.settings.probe_after
+
+        def acceptable(other: Slot) -> bool:
+            if not claim.probed:
+                return True
+            return not other.suspect and (probe_after is None or self.clock() - other.returned <= probe_after)
+
+        return self.slots.exchange(claim, until, acceptable, patient=patient)
+
+    # ---- returning (section 5)
+
+    def replace(self, claim: Claim, error: SmtpError, until: float, phases: Timeouts | None) -> PooledConnection | None:
+        """SN2: a fresh connection in the claim's slot instead of the stale one, or None if there is no way now."""
+        slot = claim.slot
+        if slot is None or self.clock() >= until:
+            return None
+        stale, uses, endpoint = slot.connection, slot.uses, slot.endpoint.name
+        if stale.is_shutting_down or isinstance(error, ConnectionLostError):
+            self._checks.signalled(slot, stale, error)
+        self.slots.condemn(claim, "closing" if stale.closing_reply is not None else "stale")
+        self._close(slot)
+        claim.checked = False
+        if not self.slots.replace(claim):
+            return None
+        self.count("stale_retries")
+        self.voice.retried(stale, endpoint, error, uses)
+        outcome = self._opener.open(claim, until, phases)
+        if outcome is not Outcome.LEASED:
+            self.dispose(claim)
+            return None
+        connection: PooledConnection = slot.connection
+        return connection
+
+    def leave(self, claim: Claim, rest: Deadline | None = None, error: BaseException | None = None) -> None:
+        """The end of the claim: by RN2 if it is a lease, else by AQ6. `rest`: what a QUIT may use at most."""
+        if claim.watch is None:
+            return
+        try:
+            self._return(claim, rest, error)
+        except Exception:
+            self.voice.suppressed("a return")
+            self._forfeit(claim)
+        except BaseException:
+            self._forfeit(claim)
+            raise
+        if self.slots.overdue:
+            try:
+                self.sweep()
+            except Exception:
+                self.voice.suppressed("a sweep")
+
+    def _return(self, claim: Claim, rest: Deadline | None, error: BaseException | None) -> None:
+        slot = claim.slot
+        if not claim.checked or slot is None or slot.state is not LEASED:
+            self._forfeit(claim)
+            return
+        connection: PooledConnection = slot.connection
+        if self.voice.hook is not None:
+            self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name)
+        reason = self._checks.fate(slot, connection)
+        if reason is None:
+            if connection.mails != slot.mails:
+                slot.mails = connection.mails
+                slot.suspect = False  # VA6: a transaction has passed
+            reason = self.slots.give_back(claim, self._max_idle)
+            if reason is None:
+                return
+        else:
+            if reason == "closing":
+                self._checks.signalled(slot, connection, error)
+            elif isinstance(error, ProtocolError):
+                self.count("protocol_errors")
+            self.slots.condemn(claim, reason)
+        self._close(slot, rest)
+        self.slots.vacate(slot, claim)
+        self.slots.end(claim)
+
+    def _forfeit(self, claim: Claim) -> None:
+        self.slots.forfeit(claim)
+        self.dispose(claim)
+        self.slots.end(claim)
+
+    def dispose(self, claim: Claim) -> None:
+        """Close and vacate every slot that the claim was given to close."""
+        for slot in self.slots.doomed(claim):
+            self._close(slot)
+            self.slots.vacate(slot, claim)
+
+    # ---- the whole pool (sections 9 and 11)
+
+    def withdraw(self, reason: str, *, wait: float | None = None) -> None:
+        """Close every idle connection, for that reason; the replies to QUIT are awaited for `wait` seconds in all."""
+        self._with_claim(lambda claim: self.slots.withdraw(claim, reason), wait)
+
+    def resize(self, size: int) -> None:
+        """GN2."""
+        self.endpoints.size = size
+        self._with_claim(lambda claim: self.slots.resize(size, claim), _QUIT_WAIT)
+
+    def close(self) -> None:
+        """CL1, CL2: no more claims, no more waiters; the idle connections are closed."""
+        self._with_claim(self.slots.close, _QUIT_WAIT)
+
+    def _with_claim(self, decide: Callable[[Claim], object], wait: float | None) -> None:
+        """Decide what is to be closed, then close it."""
+        claim = self.claim()
+        try:
+            decide(claim)
+            rest = None if wait is None else Deadline.after(wait, self.clock)
+            for slot in self.slots.doomed(claim):
+                self._close(slot, rest if rest is not None and not rest.expired else None)
+                self.slots.vacate(slot, claim)
+            self.slots.end(claim)
+        except BaseException:
+            self._forfeit(claim)
+            raise
+
+    def inspect(self) -> None:
+        """GN3: the free check on every idle connection; no NOOP."""
+        begun = self.clock()
+        seen: set[Slot] = set()
+
+        def unseen(slot: Slot) -> bool:
+            return slot not in seen and slot.returned <= begun
+
+        claim = self.claim()
+        try:
+            while (slot := self.slots.borrow(claim, unseen)) is not None:
+                seen.add(slot)
+                if slot.connection.is_quiet():
+                    self.slots.forfeit(claim)  # back where it was
+                    continue
+                self.count("checks_failed")
+                self._checks.signalled(slot, slot.connection)
+                self.slots.condemn(claim, "stale" if slot.connection.closing_reply is None else "closing")
+                self.dispose(claim)
+            self.slots.end(claim)
+        except BaseException:
+            self._forfeit(claim)
+            raise
+
+    def fill(self, least: int, until: float) -> None:
+        """GN3: open until `least` connections live or an open fails. Raises what the open raises."""
+        while True:
+            claim = self.claim()
+            try:
+                if not self.slots.take_vacant(claim, least):
+                    self.slots.end(claim)
+                    return
+                if self._opener.open(claim, until, self.settings.phases) is Outcome.LEASED:
+                    self.slots.shelve(claim, self._max_idle)
+                self._forfeit(claim)
+            except BaseException:
+                self._forfeit(claim)
+                raise
+
+    def sweep(self) -> None:
+        """Close what was leaked or has expired. Raises nothing but what interrupts it."""
+        self._with_claim(self.slots.sweep, None)
+
+    def sweep_leaks(self) -> None:
+        """Close what was leaked, if anything was."""
+        if self.slots.has_leaks:
+            self._with_claim(lambda claim: self.slots.sweep(claim, expired=False), None)
+
+    def _close(self, slot: Slot, rest: Deadline | None = None) -> None:
+        """Close the connection of a slot that is CLOSING and the caller's; with QUIT where that is due (RN5)."""
+        connection: PooledConnection | None = slot.connection
+        assert slot.state is CLOSING
+        if connection is None:
+            return
+        reason = slot.reason
+        slot.mails = connection.mails
+        try:
+            if reason == "leaked":
+                self._report_leak(slot)
+                connection.abort()
+            if reason in _POLITE and connection.usable:
+                connection.leave(None if rest is None or self.slots.waiting else self._quit_budget(rest))
+        except Exception:
+            self.voice.suppressed("closing a connection")
+        finally:
+            connection.close()
+            slot.connection = None  # closed and told of once, however often this is called
+        if slot.opened:
+            self.voice.closed(connection, slot.endpoint.name, reason, slot.uses, self.clock() - slot.born)
+
+    def _quit_budget(self, rest: Deadline) -> Budget:
+        limit = min(_QUIT_WAIT, self.settings.phases.quit) if self.settings.phases is not None else _QUIT_WAIT
+        return Budget(rest.within(limit), None, 0.0)
+
+    def _report_leak(self, slot: Slot) -> None:
+        watch = slot.culprit
+        thread = watch.thread.name if watch is not None else "?"
+        stack = getattr(watch, "stack", None)
+        endpoint = slot.endpoint.name if slot.endpoint is not None else ""
+        if self.voice.hook is not None:
+            self.voice.post(events.Leaked, of=slot.connection, endpoint=endpoint, holder=thread)
+        where = f"\n{stack}" if stack else ""
+        self.voice.warning(endpoint, "a lease taken by thread %s was dropped, not returned%s", thread, where)
+        text = f"a lease of {self.voice.name} taken by thread {thread} was dropped, not returned: use `with`{where}"
+        warnings.warn(text, ResourceWarning, stacklevel=2)

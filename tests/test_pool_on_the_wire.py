@@ -1,0 +1,274 @@
+"""The pool over real sockets: what its users see, counted at the server (issue A, acceptance 3, 4, 6)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from smtpconn import (
+    ConnectionPool,
+    Delivery,
+    DeliveryUnknownError,
+    Mail,
+    PermanentReplyError,
+    RecipientsRefusedError,
+    ServiceUnavailableError,
+    SmtpError,
+    TlsConfig,
+    TlsMode,
+)
+from smtpconn.testing import LoopbackServer, Relay, TestAuthority
+
+SENDER, RECIPIENT = "a@example.com", "b@example.com"
+BODY = b"Subject: x\r\n\r\nhello\r\n"
+
+
+def pool_of(server: LoopbackServer | Relay, tls_mode: TlsMode = TlsMode.NONE, **options: Any) -> ConnectionPool:
+    options.setdefault("timeout", 20)
+    return ConnectionPool("127.0.0.1", server.port, tls_mode, **options)
+
+
+def send(pool: ConnectionPool, body: bytes = BODY) -> Any:
+    return pool.send(SENDER, [RECIPIENT], body)
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run it in that many threads; the first failure is raised here."""
+    failures: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:  # handed to the test's thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def test_eight_threads_send_500_messages_each_over_four_connections(server: LoopbackServer) -> None:
+    """Issue A 4, pool:I1, I6: each exactly once, nobody starves, never a fifth connection at the server."""
+    waits: dict[int, list[float]] = {number: [] for number in range(8)}
+
+    with pool_of(server, max_size=4) as pool:
+
+        def work(number: int) -> None:
+            for count in range(500):
+                body = f"X-Id: {number}.{count}\r\n\r\nx\r\n".encode()
+                started = time.perf_counter()
+                result = pool.send(SENDER, [RECIPIENT], body)
+                waits[number].append(time.perf_counter() - started)
+                assert result.delivery is Delivery.DELIVERED
+
+        in_threads(8, work)
+        stats = pool.stats()
+    assert server.connections_peak <= 4
+    assert len(server.mails) == 4_000
+    for number in range(8):
+        for count in range(500):
+            assert server.ledger.count(f"{number}.{count}", RECIPIENT) == 1
+    means = [sum(spent) / len(spent) for spent in waits.values()]
+    assert max(means) <= 1.5 * min(means), "every thread gets its share"
+    assert stats.longest_wait <= 5 * max(0.01, sum(means) / len(means)), "no waiter is overtaken for long"
+    assert stats.acquired == 4_000
+    assert stats.messages == 4_000
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_a_pooled_mail_costs_what_a_mail_on_a_connection_costs(server: LoopbackServer, count: int) -> None:
+    """Issue A 3, pipelining:PL1, RT7, pool:PG5: two flights, and an idle checkout none."""
+    recipients = [f"r{number}@example.com" for number in range(count)]
+    with Relay(server, delay=0.01) as relay, pool_of(relay) as pool:
+        pool.send(SENDER, recipients, BODY)
+        for _ in range(5):
+            before = relay.flights
+            assert pool.send(SENDER, recipients, BODY).all_delivered
+            assert relay.flights - before == 2
+        before = relay.flights
+        for _ in range(5):
+            with pool.connection(timeout=5):
+                pass
+        assert relay.flights == before
+
+
+@pytest.mark.parametrize("how", ["closed", "421", "reset"])
+def test_a_server_that_goes_away_between_two_sends_is_invisible(server: LoopbackServer, how: str) -> None:
+    """Issue A 6, pool:CS1, CS8, users:U3, U5: no octet is written to the dead connection, no error is seen."""
+    with pool_of(server) as pool:
+        assert send(pool).all_delivered
+        if how == "421":
+            server.close_idle("421 4.3.2 shutting down")
+        else:
+            server.restart(reset=how == "reset")
+        assert send(pool).all_delivered
+        stats = pool.stats()
+    assert (stats.opened, stats.messages) == (2, 2)
+    assert len(server.mails) == 2
+
+
+def test_a_421_at_mail_on_a_reused_connection_is_retried_once_on_a_fresh_one(server: LoopbackServer) -> None:
+    """Issue A 6, D7, faults:B1/421 (SX*), users:U6."""
+    server.reply("MAIL", "421 4.4.2 idle too long", nth=2)
+    with pool_of(server) as pool:
+        assert send(pool).all_delivered
+        assert send(pool).all_delivered
+        assert pool.stats().stale_retries == 1
+    assert len(server.mails) == 2
+
+
+def test_a_421_at_mail_on_a_fresh_connection_is_raised(server: LoopbackServer) -> None:
+    """faults:B1/421: on a fresh connection the server means it."""
+    server.reply("MAIL", "421 4.3.2 no", nth=1)
+    with pool_of(server) as pool:
+        with pytest.raises(ServiceUnavailableError) as refused:
+            send(pool)
+        assert refused.value.retry_safe
+        assert send(pool).all_delivered
+        assert pool.stats().stale_retries == 0
+
+
+def test_a_second_failure_in_a_row_is_raised(server: LoopbackServer) -> None:
+    """faults:BR6: at most once."""
+    server.reply("MAIL", "421 4.4.2 idle too long", nth={2, 3})
+    with pool_of(server) as pool:
+        assert send(pool).all_delivered
+        with pytest.raises(ServiceUnavailableError):
+            send(pool)
+        assert pool.stats().stale_retries == 1
+    assert len(server.mails) == 1
+
+
+def test_killing_the_server_after_the_end_of_data_is_unknown_and_never_retried(server: LoopbackServer) -> None:
+    """Issue A 6, pool:I30, BR6: past the commit point nothing is repeated."""
+    server.fault("end of data", "EOF", nth=2)
+    with pool_of(server) as pool:
+        assert send(pool).all_delivered
+        with pytest.raises(DeliveryUnknownError) as unknown:
+            send(pool)
+        assert not unknown.value.retry_safe
+        assert pool.stats().stale_retries == 0
+        assert send(pool).all_delivered
+    assert len(server.mails) == 3, "the server had taken the second one"
+
+
+def test_refusals_leave_the_connection_in_use(server: LoopbackServer) -> None:
+    """pool:I31, PO22: one connection, one RSET in front of each next mail."""
+    server.refuse("no@example.com", "550 5.1.1 no")
+    server.reply("end of data", "554 5.6.0 no", nth=1)
+    with pool_of(server) as pool:
+        with pytest.raises(PermanentReplyError):
+            send(pool)
+        for _ in range(3):
+            with pytest.raises(RecipientsRefusedError):
+                pool.send(SENDER, ["no@example.com"], BODY)
+        assert send(pool).all_delivered
+        assert pool.stats().opened == 1
+    assert server.sessions[0].commands.count("RSET") == 4
+
+
+def test_a_connection_is_retired_after_its_messages(server: LoopbackServer) -> None:
+    """pool:DF8, I18: with QUIT, and nobody notices."""
+    with pool_of(server, max_messages=3) as pool:
+        for _ in range(7):
+            assert send(pool).all_delivered
+        assert pool.stats().retired["messages"] == 2
+    assert [session.transactions for session in server.sessions] == [3, 3, 1]
+    assert all(session.commands[-1] == "QUIT" for session in server.sessions)
+
+
+@pytest.mark.parametrize("tls", ["implicit", "starttls"])
+def test_a_pool_over_tls_with_credentials(tls: Literal["implicit", "starttls"], authority: TestAuthority) -> None:
+    mode = TlsMode.IMPLICIT if tls == "implicit" else TlsMode.STARTTLS
+    config = TlsConfig(trust=authority.pem, server_name="localhost")
+    with LoopbackServer(tls=tls, ca=authority, auth={"user": "secret"}) as server:
+        with pool_of(server, mode, tls_config=config, credentials=("user", "secret"), max_size=2) as pool:
+
+            def work(number: int) -> None:
+                for _ in range(10):
+                    assert send(pool).all_delivered
+
+            in_threads(4, work)
+            assert pool.stats().messages == 40
+            assert "secret" not in repr(pool)
+        assert len(server.mails) == 40
+        assert {session.user for session in server.sessions} == {"user"}
+
+
+@pytest.mark.parametrize("options", [{"max_size": 0}, {"timeout": -1}, {"credentials": ("user", "")}, {}], ids=repr)
+def test_no_failure_of_a_pool_leaves_the_password_in_a_traceback(options: dict[str, Any]) -> None:
+    """faults:SEC2."""
+    options = {"credentials": ("user", "hunter2"), "timeout": 2, **options}
+
+    def use() -> None:
+        with ConnectionPool("127.0.0.1", 1, TlsMode.NONE, **options) as pool:
+            send(pool)
+
+    with pytest.raises((SmtpError, TypeError)) as refused:
+        use()
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    frames = [frame for frame in shown.stack if f"{os.sep}smtpconn{os.sep}" in frame.filename]
+    assert frames
+    assert not [frame for frame in frames if "hunter2" in str(frame.locals)]
+
+
+def test_send_many_distributes_mails_and_every_one_has_its_outcome(server: LoopbackServer) -> None:
+    """pool:SM1, SM6."""
+    server.refuse("no@example.com", "550 5.1.1 no")
+    mails = (
+        Mail(SENDER, ["no@example.com" if number % 10 == 3 else RECIPIENT], BODY, tag=number) for number in range(100)
+    )
+    with pool_of(server, max_size=3) as pool, pool.send_many(mails) as outcomes:
+        found = list(outcomes)
+    assert [outcome.mail.tag for outcome in found] == list(range(100))
+    assert [outcome.index for outcome in found if outcome.error] == [
+        number for number in range(100) if number % 10 == 3
+    ]
+    assert len(server.mails) == 90
+    assert server.connections_peak <= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_has_a_pool_of_its_own(server: LoopbackServer) -> None:
+    """D14, pool:I27, users:U28: the parent's session goes on, the child opens another one."""
+    with pool_of(server) as pool:
+        assert send(pool).all_delivered
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = 0 if send(pool).all_delivered else 2
+                pool.close()
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert send(pool).all_delivered
+        assert pool.stats().opened == 1
+    assert len(server.mails) == 3
+    assert sorted(session.transactions for session in server.sessions) == [1, 2]
+
+
+def test_a_server_that_cannot_take_mail_behind_a_folded_rset_is_served_all_the_same() -> None:
+    """pipelining:FB6, PL30: Dovecot's submission service; delivered once, and from then on RSET travels alone."""
+    with LoopbackServer(quirks=["503-mail-behind-rset"]) as server, pool_of(server) as pool:
+        server.refuse("no@example.com", "550 5.1.1 no")
+        for _ in range(3):
+            with pytest.raises(RecipientsRefusedError):
+                pool.send(SENDER, ["no@example.com"], BODY)
+            assert send(pool).all_delivered
+        assert pool.stats().stale_retries <= 1
+    assert len(server.mails) == 3
