@@ -192,7 +192,7 @@ class ConnectionPool:
         `PoolOverloadedError`.
         """
         mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
-        return self.send_mail(mail, timeout=timeout)
+        return self._send_mail(mail, timeout)
 
     def send_bdat(
         self,
@@ -207,7 +207,7 @@ class ConnectionPool:
     ) -> SendResult:
         """Send one mail by BDAT (RFC 3030); otherwise as `send`."""
         mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
-        return self.send_mail(mail, timeout=timeout)
+        return self._send_mail(mail, timeout)
 
     def send_message(
         self,
@@ -220,12 +220,9 @@ class ConnectionPool:
     ) -> SendResult:
         """Send an `EmailMessage`; what is not given comes from its headers. Otherwise as `send`."""
         mail = email_messages.mail_of(email_message, sender=sender, recipients=recipients, params=params)
-        return self.send_mail(mail, timeout=timeout)
+        return self._send_mail(mail, timeout)
 
-    def send_mail(self, mail: Mail, *, timeout: float | Timeouts | None = None) -> SendResult:
-        """Send one `Mail`; otherwise as `send`."""
-        if not isinstance(mail, Mail):
-            raise TypeError(f"send_mail takes a Mail, not {type(mail).__name__}")
+    def _send_mail(self, mail: Mail, timeout: float | Timeouts | None) -> SendResult:
         return self._perform(timeout, lambda connection, budget: connection.send_mail(mail, budget), mail)
 
     def send_many(

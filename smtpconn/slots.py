@@ -245,7 +245,7 @@ class Slots(Upkeep):
             slot.expires = expires if expires < ends else ends
             slot.returned = slot.heard = now
             self.acquired += 1
-            if slot.uses:
+            if claim.reused:
                 self.reused += 1
             slot.uses += 1
             if claim.waited is not None or claim.verdicts is not None:
@@ -342,6 +342,7 @@ class Slots(Upkeep):
         if claim.watch is not None:
             if claim.granted:
                 self.acquired += 1
+                self.reused += claim.reused
             self._settle(claim)
             claim.watch = None
 

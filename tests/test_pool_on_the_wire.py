@@ -184,7 +184,9 @@ def test_a_connection_is_retired_after_its_messages(server: LoopbackServer) -> N
     with pool_of(server, max_messages=3) as pool:
         for _ in range(7):
             assert send(pool).all_delivered
-        assert pool.stats().retired["messages"] == 2
+        stats = pool.stats()
+    assert stats.retired["messages"] == 2
+    assert (stats.acquired, stats.opened, stats.reused) == (7, 3, 4), "the lease that retires its connection counts"
     assert [session.transactions for session in server.sessions] == [3, 3, 1]
     assert all(session.commands[-1] == "QUIT" for session in server.sessions)
 

@@ -123,8 +123,8 @@ class LeakQueue(Protocol):
 class Claim:
     """One caller's right to a slot: it exists before any slot is reserved, so no moment is without an owner.
 
-    `checked`: the connection was found good, the claim is a lease. `touched`: something was written or read before
-    that. `waited`: seconds in the queue, or None. `watch` is None once the claim has ended.
+    `checked`: the connection was found good, the claim is a lease. `reused`: it had served before. `touched`: something
+    was written or read before that. `waited`: seconds in the queue, or None. `watch` is None once the claim has ended.
     """
 
     __slots__ = (
@@ -133,6 +133,7 @@ class Claim:
         "granted",
         "number",
         "probed",
+        "reused",
         "slot",
         "ticket",
         "touched",
@@ -145,7 +146,7 @@ class Claim:
         self.slot: Slot | None = None
         self.ticket: Ticket | None = None
         self.number = 0
-        self.checked = self.granted = self.probed = self.touched = False
+        self.checked = self.granted = self.probed = self.reused = self.touched = False
         self.waited: float | None = None
         self.verdicts: list[int] | None = None
         self.watch: Watch | None = Watch(self, slots.forget)

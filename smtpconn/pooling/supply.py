@@ -83,6 +83,7 @@ class Supply:
                     assert slot is not None
                     reason = self._checks.examine(claim, slot, until, patient)
                     if reason is None:
+                        claim.reused = slot.uses > 0
                         claim.checked = claim.granted = True
                         break
                     outcome = self._discard(claim, slot, reason, until, patient)
