@@ -199,9 +199,7 @@ class Driver:
         if reply.code in (421, 221) and kind is not QUIT:
             self.session.closing = reply
             self._enter_reply(reply)
-            if (
-                kind is not LMTP_END
-            ):  # L1: over LMTP it speaks of one recipient, and the other final replies are read on
+            if kind is not LMTP_END:  # L1: over LMTP it speaks of one recipient, the other final replies are read on
                 self._says_goodbye(kind, reply, None)
         elif kind.permits(reply.code):
             self._enter_reply(reply)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from smtpconn.testing import LoopbackServer, TestAuthority
+
+# A shell starts what it puts into the background with SIGINT ignored, and programs that tests start and interrupt would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
