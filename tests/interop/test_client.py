@@ -65,10 +65,15 @@ def open_connections() -> Iterator[dict[str, SmtpConnection]]:
 
 
 def reused(connections: dict[str, SmtpConnection], server: MailServer) -> SmtpConnection:
+    """Ten mails a connection: Exim puts what comes beyond them into its queue instead of delivering it at once."""
     name = type(server).__name__
-    if name not in connections or not connections[name].usable:
-        connections[name] = connect(server)
-    return connections[name]
+    connection = connections.get(name)
+    if connection is not None and (connection.mails >= 10 or not connection.usable):
+        connection.close()
+        connection = None
+    if connection is None:
+        connection = connections[name] = connect(server)
+    return connection
 
 
 def terminated(sent: bytes) -> bytes:

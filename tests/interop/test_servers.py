@@ -262,18 +262,19 @@ def test_a_mail_under_implicit_tls_to_lmtp_arrives(dovecot: Dovecot, message_id:
         dovecot.wait_for_mail(dovecot.users[0], message_id)
 
 
-def test_smtputf8_delivers_to_an_internationalised_mailbox(smtp_server: MailServer) -> None:
+def test_smtputf8_delivers_to_an_internationalised_mailbox(smtp_server: MailServer, message_id: str) -> None:
     assert isinstance(smtp_server, Postfix | Exim)
     user = smtp_server.unicode_user
+    sent = f"Message-ID: {message_id}\r\nSubject: \u00fc\r\n\r\nHello\r\n".encode()
     with client_of(smtp_server) as client:
         client.sendmail(
             "j\u00f6rg@elsewhere.test",
             [user],
-            "Subject: \u00fc\r\n\r\nHello\r\n".encode(),
+            sent,
             ["SMTPUTF8", "BODY=8BITMIME"],
         )
-    [stored] = smtp_server.wait_for_mails(user, 1)
-    assert smtp_server.original(stored) == "Subject: \u00fc\r\n\r\nHello\r\n".encode()
+    stored = smtp_server.wait_for_mail(user, message_id)
+    assert smtp_server.original(stored, message_id) == sent
     assert smtp_server.envelope_sender(stored) == "j\u00f6rg@elsewhere.test"
 
 
