@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "smtpconn"
 author = "smtpconn contributors"
@@ -23,3 +30,23 @@ autoclass_content = "class"
 # Every code block of a page that says testcode runs in one namespace, against the loopback server of smtpconn.testing.
 doctest_test_doctest_blocks = ""
 trim_doctest_flags = True
+
+
+def _spec_index() -> ModuleType:
+    """Which test asserts which row: `tests/spec_index.py`, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("spec_index", Path(__file__).parent.parent / "tests/spec_index.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _write_the_index(app: Sphinx, name: str, source: list[str]) -> None:
+    if name == "reference/features":
+        source[0] = source[0].replace(".. specification-index\n", _spec_index().page())
+
+
+def setup(app: Sphinx) -> None:
+    """Have the tables of reference/features written from the tests."""
+    app.connect("source-read", _write_the_index)

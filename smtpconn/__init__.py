@@ -250,6 +250,8 @@ __all__ = sorted(_HOME_OF)
 
 # The library sets up no handler; the wire log shows addresses and is on only where the application asks for it.
 logging.getLogger("smtpconn").addHandler(logging.NullHandler())
+if logging.getLogger("smtpconn.wire").level == logging.NOTSET:  # what the application has set stands
+    logging.getLogger("smtpconn.wire").setLevel(logging.WARNING)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from smtpconn import attempts, handshake, message
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.driver import Driver
+from smtpconn.journal import Journal
 from smtpconn.opening import Opening, ehlo_domain
 from smtpconn.protocol import audit, commands, ledger
 from smtpconn.protocol.envelope import Outgoing
@@ -32,7 +32,7 @@ from smtpconn.protocol.errors import (
     SmtpTimeoutError,
     UsageError,
 )
-from smtpconn.protocol.flow import Flow, Pipelining, Result
+from smtpconn.protocol.flow import Flow, Pipelining, Result, Step
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult
@@ -40,7 +40,6 @@ from smtpconn.protocol.session import Session, SessionState
 from smtpconn.protocol.transaction import Attempt
 from smtpconn.transport import Transport
 
-_log = logging.getLogger("smtpconn.connection")
 _ids = itertools.count(1)
 
 
@@ -61,7 +60,9 @@ class Conversation:
         session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
         session.secure = bool(transport.secure)
         self._session = session
-        self._driver = Driver(transport, session, self._observe if opening.audit is not None else None)
+        observe = self._observe if opening.audit is not None else None
+        self._journal = Journal(session, self.connection_id, endpoint)
+        self._driver = Driver(transport, session, observe, self._journal)
 
     def _establish(self, budget: Budget) -> None:
         """Greeting, EHLO, STARTTLS and AUTH over a transport that is up; leaves nothing open if it raises."""
@@ -96,10 +97,12 @@ class Conversation:
         """Give the turn back, if this call has it."""
         if self._turn is not turn:
             return
-        if self._closed_by_owner or self._session.condemned or self._session.closing:
-            self._shut()
-        self._turn = self._holder = None
-        self._lock.release()
+        try:
+            if self._closed_by_owner or self._session.condemned or self._session.closing:
+                self._shut()
+        finally:  # also where the caller's sink or log handler is interrupted
+            self._turn = self._holder = None
+            self._lock.release()
 
     def _require_alive(self) -> None:
         """F93a: what a verb on a dead connection raises, at once and without an octet."""
@@ -146,11 +149,12 @@ class Conversation:
         if mail.email_message is not None:
             mail = message.serialised(mail, session.capabilities)
         attempt = Attempt(Outgoing(mail, session, self._opening.policy), session)
+        began = self._journal.clock()
         try:
             result = self._driver.run(attempt.flow(min(self._opening.pipelining, Pipelining.GROUPED)), budget)
         except SmtpError as error:
             explained = attempt.explained(error)
-            self._settled(explained.recipients)
+            self._settled(explained.recipients, began, error=explained)
             if explained is error:
                 raise
             raise explained from error
@@ -158,16 +162,23 @@ class Conversation:
             recipients = attempt.results()
             owed = session.ledger.owed
             attempts.attach(error, owed[0].kind.stage if owed else "body", recipients)
-            self._settled(recipients)
+            self._settled(recipients, began, error=error)
             raise
-        self._settled(result.recipients)
+        self._settled(result.recipients, began, reply=result.reply)
         if session.retiring:
             self._end(budget)
         return result
 
-    def _settled(self, recipients: tuple[RecipientResult, ...]) -> None:
+    def _settled(
+        self,
+        recipients: tuple[RecipientResult, ...],
+        began: float | None,
+        *,
+        reply: Reply | None = None,
+        error: BaseException | None = None,
+    ) -> None:
         """BR26: exactly one event per attempt, with counts; before the SessionAborted of the same fault."""
-        if self._opening.audit is None:
+        if self._opening.audit is None and began is None:
             return
         verdicts = [entry.delivery for entry in recipients]
         self._publish(
@@ -176,6 +187,8 @@ class Conversation:
             not_delivered=verdicts.count(Delivery.NOT_DELIVERED),
             unknown=verdicts.count(Delivery.UNKNOWN),
         )
+        if began is not None:
+            self._journal.settled(verdicts, began, reply, error)
 
     # --- the end ---
 
@@ -200,11 +213,24 @@ class Conversation:
 
     def _shut(self) -> None:
         """Close the transport and publish the end of the session, once; nothing is written."""
+        reason = self._reason()
         self._session.state = SessionState.CLOSED
         self._driver.transport.close()
         if not self._ended:
             self._ended = True
             self._publish(audit.SessionAborted, last=True)
+        self._journal.closed(reason)
+
+    def _reason(self) -> str:
+        """Why the connection is closed, in no words of the server's: they may quote an address (users:LG4)."""
+        session, fault = self._session, self._driver.fault
+        if self._ended:
+            return "QUIT"
+        if session.closing is not None:
+            return f"the server said {session.closing.code}"
+        if self._closed_by_owner:
+            return f"by its owner, {fault}" if fault else "by its owner"
+        return fault or session.condemned or "by its owner"
 
     def leave(self, budget: Budget | None) -> None:
         """QUIT and close. Without a budget QUIT is written and its reply is not awaited.
@@ -235,7 +261,10 @@ class Conversation:
         session = self._session
         try:
             if session.may_quit and self._driver.is_quiet():
-                self._driver.transport.send(commands.quit_(), 0.0)
+                step = Step(commands.quit_(), (ledger.Entry(ledger.QUIT),), ledger.QUIT.stage)
+                if self._journal.is_wired():
+                    self._journal.writing(step)
+                self._driver.transport.send(step.octets, 0.0)
                 self._ended = True
         except OSError:
             pass
@@ -376,7 +405,7 @@ class Conversation:
         try:
             sink.on_event(made)
         except Exception:
-            _log.warning("an AuditSink failed", exc_info=True)
+            self._journal.hook_failed()
 
 
 def _nothing() -> None:

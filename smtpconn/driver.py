@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from smtpconn.deadline import Budget, Deadline
+from smtpconn.journal import Journal
 from smtpconn.protocol.body import SLICE
 from smtpconn.protocol.errors import (
     ConnectionLostError,
@@ -38,14 +39,23 @@ Observer = Callable[[Entry], None]
 
 
 class Driver:
-    """One transport and one session. `observe` is told of each entry as it is settled."""
+    """One transport and one session.
 
-    __slots__ = ("_spared", "observe", "session", "transport")
+    `observe` is told of each entry as it is settled. `fault` says after a failed exchange what failed, in no words of
+    the server's.
+    """
 
-    def __init__(self, transport: Transport, session: Session, observe: Observer | None = None) -> None:
+    __slots__ = ("_heard", "_spared", "fault", "journal", "observe", "session", "transport")
+
+    def __init__(
+        self, transport: Transport, session: Session, observe: Observer | None = None, journal: Journal | None = None
+    ) -> None:
         self.transport = transport
         self.session = session
         self.observe = observe
+        self.journal = journal if journal is not None else Journal(session)
+        self.fault: str | None = None
+        self._heard: list[tuple[str, Reply]] | None = None  # what the wire log still has to say of a flight
         self._spared: SmtpError | None = None  # a time-out raised before anything of its step was written
 
     def run(self, flow: Flow[Result], budget: Budget) -> Result:
@@ -59,6 +69,7 @@ class Driver:
         if session.ledger.owed:  # a second interrupt cut off the handling of a fault
             self.poison("an earlier exchange was cut off")
             raise ConnectionLostError(f"this connection is dead: {session.condemned}", stage="input")
+        self._heard = [] if self.journal.is_wired() else None
         exchanging = False
         try:
             step = next(flow)
@@ -79,6 +90,9 @@ class Driver:
                 self._close_if_due()
             elif exchanging or not deliberate:
                 session.lost = isinstance(error, ConnectionLostError)
+                self.fault = type(error).__name__
+                if isinstance(error, SmtpError):
+                    self.fault += f" ({error.stage})"
                 self.poison(str(error) if deliberate else f"{type(error).__name__} in the conversation")
             else:
                 self._close_if_due()
@@ -100,6 +114,16 @@ class Driver:
         if step.droppable and not budget.leaves_reserve():
             self._spared = _no_time_left()
             raise self._spared
+        if self._heard is None:
+            return self._exchange(step, budget)
+        try:
+            return self._exchange(step, budget)
+        finally:
+            # Not before all of the flight is settled: a handler that blocks must not use up the time of a final reply.
+            heard, self._heard = self._heard, []
+            self.journal.heard(heard)
+
+    def _exchange(self, step: Step, budget: Budget) -> Sequence[Reply]:
         self._write(step, budget)
         owed = self.session.ledger.owed
         count = len(owed) if step.replies is None else step.replies
@@ -124,6 +148,8 @@ class Driver:
         kind = expects[0].kind if expects and step.doing != BODY.stage else BODY
         if total and not self._awaits_reply():
             self._look(kind)
+        if self._heard is not None:
+            self.journal.writing(step)
         for entry in expects:
             ledger.enter(entry)
         commit = ledger.owed[-1].end if ledger.owed else None
@@ -169,7 +195,7 @@ class Driver:
         try:
             left = deadline.within(LISTEN).remaining()
             session.parser.feed(self.transport.recv(RECEIVE, left))
-            reply = session.parser.next_reply()
+            reply = self._next_reply(kind)
         except (OSError, MalformedReplyError):
             pass  # nothing more is to be learnt: the failed write is the error
         if reply is not None and reply.code in (421, 221):
@@ -225,10 +251,16 @@ class Driver:
 
     def _parsed(self, kind: Kind) -> Reply | None:
         try:
-            return self.session.parser.next_reply()
+            return self._next_reply(kind)
         except MalformedReplyError as error:
             text = f"{kind.stage}: {error.reason}: {safe_octets(error.octets)!r}"
             raise ProtocolError(text, stage=kind.stage, offset=error.offset) from error
+
+    def _next_reply(self, kind: Kind) -> Reply | None:
+        reply = self.session.parser.next_reply()
+        if reply is not None and self._heard is not None:
+            self._heard.append((kind.stage, reply))
+        return reply
 
     def _receive(self, kind: Kind, deadline: Deadline) -> None:
         """One read into the parser."""

@@ -14,7 +14,7 @@ from smtpconn.deadline import Budget
 from smtpconn.driver import Driver
 from smtpconn.opening import Opening
 from smtpconn.protocol import audit
-from smtpconn.protocol.errors import StartTlsInjectionError, UsageError
+from smtpconn.protocol.errors import SmtpError, StartTlsInjectionError, TlsError, UsageError
 from smtpconn.protocol.sasl import Binding, Credentials, choose
 from smtpconn.tls import TlsMode
 from smtpconn.tls_context import tls_server_end_point
@@ -31,12 +31,14 @@ class Publish(Protocol):
 
 def establish(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
     """Open the session. What it raises leaves the transport to the caller, who ends it."""
-    session = driver.session
+    session, journal = driver.session, driver.journal
     publish(audit.Connected)
+    journal.connected(driver.transport.tls)
     driver.run(session.greet(), budget)
     demands = "STARTTLS" if opening.tls_mode is TlsMode.STARTTLS else "AUTH" if opening.credentials else None
     driver.run(session.hello(demands=demands), budget)
     publish(audit.EhloCompleted)
+    journal.greeted()
     if opening.tls_mode is TlsMode.STARTTLS:
         _upgrade(driver, opening, budget, publish)
     if opening.credentials is not None:
@@ -49,15 +51,18 @@ def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish)
     driver.run(session.starttls(), budget)
     _refuse_injection(driver)
     try:
-        limit = budget.phase("tls").remaining()
-        driver.transport = driver.transport.start_tls(opening.tls, limit)
+        driver.transport = driver.transport.start_tls(opening.tls, budget.phase("tls").remaining())
     except BaseException as error:
         driver.poison(f"TLS failed: {type(error).__name__}")
+        if isinstance(error, OSError) and not isinstance(error, SmtpError):  # BR12: a transport of the caller's
+            raise TlsError(f"the TLS handshake failed: {error}") from error
         raise
     session.upgraded()
     publish(audit.TlsUpgraded)
+    driver.journal.secured(driver.transport.tls)
     driver.run(session.hello(fallback=False), budget)
     publish(audit.EhloCompleted)
+    driver.journal.greeted()
 
 
 def _refuse_injection(driver: Driver) -> None:
@@ -101,6 +106,7 @@ def authenticate(
     mechanism = credentials.mechanism(name, credentials.revealed(), binding)
     driver.run(session.auth(mechanism), budget)
     publish(audit.AuthCompleted, mechanism=name)
+    driver.journal.authenticated(name)
 
 
 def _channel_binding(driver: Driver, credentials: Credentials) -> bytes | None:

@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
     {"deadline", "pem", "attempts", "outcomes"},
     {"tls"},
     {"tls_context", "readiness", "url"},
-    {"resolve", "transport", "sender", "message"},
+    {"resolve", "transport", "sender", "message", "journal"},
     {"driver", "opening"},
     {"handshake"},
     {"conversation"},

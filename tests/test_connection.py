@@ -202,6 +202,7 @@ def _no_socket(*_args: object, **_keywords: object) -> None:
         ({"allow_plaintext_auth": 1}, TypeError),
         ({"timeout": None}, TypeError),
         ({"timeout": True}, TypeError),
+        ({"timeout": "5"}, TypeError),
         ({"timeout": 0}, InvalidInputError),
         ({"timeout": -1}, InvalidInputError),
         ({"timeout": float("nan")}, InvalidInputError),
@@ -245,7 +246,7 @@ def test_source_address_and_dial_are_used(server: LoopbackServer) -> None:
 
 
 def test_the_ehlo_domain_is_what_was_asked_for_and_changes_with_rehlo(server: LoopbackServer) -> None:
-    """features:F9, F10, E205."""
+    """features:F9, F10."""
     with connect(server, ehlo_domain="client.example.com") as connection:
         assert server.sessions[0].ehlo_domain == "client.example.com"
         before = connection.capabilities

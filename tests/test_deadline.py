@@ -74,6 +74,7 @@ _DEFAULTS = {
 
 
 def test_the_defaults_are_the_table_of_faults_section_12() -> None:
+    """features:F92a."""
     assert Timeouts().to_dict() == _DEFAULTS
 
 

@@ -781,7 +781,7 @@ def test_KI_an_interrupt_out_of_the_body_poisons_whatever_the_verb(
     made.assert_dead()
 
 
-def test_BR19_F66_a_source_that_fails_closes_DATA_and_leaves_BDAT_usable() -> None:
+def test_BR19_E66_a_source_that_fails_closes_DATA_and_leaves_BDAT_usable() -> None:
     failure = OSError("disk")
 
     def source() -> Iterator[bytes]:

@@ -121,7 +121,7 @@ _PEM_HEAD = "-----BEGIN PRIVATE KEY-----"
         ("client_certificate", ("a\0", "b"), "client_certificate must be a path"),
     ],
 )
-def test_IN22_a_bad_value_is_refused_at_birth_and_never_echoes_what_may_be_a_key(
+def test_IN22_E31_a_bad_value_is_refused_at_birth_and_never_echoes_what_may_be_a_key(
     name: str, value: Any, text: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=text) as caught:

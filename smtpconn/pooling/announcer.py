@@ -8,6 +8,7 @@ secret and no content.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -55,7 +56,7 @@ class Announcer:
             hook(event)
         except Exception:
             self.count_fault()
-            _log.warning("the hook of %s failed", self.name or "a pool", exc_info=True, extra={"smtp_pool": self.name})
+            self._record(logging.WARNING, "the hook of %s failed", self.name or "a pool", exc_info=True)
 
     # ---- records
 
@@ -65,7 +66,10 @@ class Announcer:
             self.post(events.ConnectionOpened, of=connection, endpoint=endpoint, seconds=seconds)
         if _log.isEnabledFor(logging.DEBUG):
             extra = self._extra(connection, endpoint, smtp_seconds=seconds)
-            _log.debug("connection %d to %s opened in %.3f s", connection.connection_id, endpoint, seconds, extra=extra)
+            number = connection.connection_id
+            self._record(
+                logging.DEBUG, "connection %d to %s opened in %.3f s", number, endpoint, seconds, extra=extra
+            )
 
     def closed(self, connection: Any, endpoint: str, reason: str, uses: int, age: float) -> None:
         """A connection is gone."""
@@ -78,7 +82,8 @@ class Announcer:
         if _log.isEnabledFor(logging.DEBUG):
             extra = self._extra(connection, endpoint, **({} if code is None else {"smtp_code": code}))
             number = connection.connection_id
-            _log.debug("connection %d to %s closed: %s, %d uses", number, endpoint, reason, uses, extra=extra)
+            text = "connection %d to %s closed: %s, %d uses"
+            self._record(logging.DEBUG, text, number, endpoint, reason, uses, extra=extra)
 
     def retried(self, connection: Any, endpoint: str, error: BaseException, uses: int) -> None:
         """A stale connection: the same goes again over a fresh one."""
@@ -88,7 +93,7 @@ class Announcer:
             extra = self._extra(connection, endpoint)
             number, kind = connection.connection_id, type(error).__name__
             text = "connection %d to %s was stale after %d uses (%s): retried"
-            _log.debug(text, number, endpoint, uses, kind, extra=extra)
+            self._record(logging.DEBUG, text, number, endpoint, uses, kind, extra=extra)
 
     def limited(self, endpoint: str, limit: int, code: int | None) -> None:
         """The endpoint takes fewer connections than the pool would have (BO8)."""
@@ -98,11 +103,23 @@ class Announcer:
 
     def warning(self, endpoint: str, text: str, *values: object) -> None:
         """A limit, the breaker, a fail-over, a leak."""
-        _log.warning(f"pool %s: {text}", self.name, *values, extra=self._extra(None, endpoint))  # a constant
+        self._record(logging.WARNING, f"pool %s: {text}", self.name, *values, extra=self._extra(None, endpoint))
 
     def suppressed(self, doing: str) -> None:
         """An exception of our own housekeeping, which must not replace a caller's result (I21)."""
-        _log.warning("pool %s: %s failed", self.name, doing, exc_info=True, extra=self._extra(None, ""))
+        self._record(logging.WARNING, "pool %s: %s failed", self.name, doing, exc_info=True)
+
+    def _record(
+        self,
+        level: int,
+        text: str,
+        *values: object,
+        exc_info: bool = False,
+        extra: dict[str, object] | None = None,
+    ) -> None:
+        """A handler that raises costs no slot and changes no outcome (LG5, NN16)."""
+        with contextlib.suppress(Exception):
+            _log.log(level, text, *values, exc_info=exc_info, extra=extra or self._extra(None, ""))
 
     def _extra(self, connection: Any, endpoint: str, **more: object) -> dict[str, object]:
         extra: dict[str, object] = {"smtp_pool": self.name, **more}

@@ -67,6 +67,7 @@ def test_RT9_RT10_PL4_the_octets_are_the_same_at_every_level_and_only_the_waits_
     offered: tuple[str, ...],
     flights: list[bytes],
 ) -> None:
+    """features:E67, E68."""
     session = session_of(*offered, protocol=protocol)
     ends = count if protocol == "lmtp" else 1
     replies = ["250"] * (1 + count) + ([] if chunking else ["354"]) + ["250"] * ends
@@ -123,6 +124,7 @@ def test_E174_a_bytes_message_of_any_size_is_one_LAST_chunk() -> None:
 def test_PL2_groups_are_whole_lines_of_at_most_4096_octets_and_DATA_is_in_the_last(
     recipients: int, flights: int
 ) -> None:
+    """features:C6."""
     addresses = [f"{number:013}@example.test" for number in range(recipients)]
     mail = mail_of(recipients=addresses)
     talk = converse(session_of(), mail, ["250"] * (1 + recipients) + ["354", "250"])
@@ -299,13 +301,13 @@ SMTP_DATA = [
     Row("DT6-MAIL-451", "451 503 503", "N", R4, "MAIL", 451, False),
     Row("DT6-DT10-DT16-MAIL-550-RCPT-550-DATA-554", "550 550 554", "N", R5, "MAIL", 550, True),
     Row("DT11-MAIL-550-RCPT-250", "550 250 503", "N", R5, "MAIL", 550, True, closes=True),
-    Row("DT13-MAIL-550-RCPT-250-DATA-354", "550 250 354", "N", R5, "MAIL", 550, True, closes=True),
-    Row("DT13-one-of-two", "550 503 250 354", "NN", R5, "MAIL", 550, True, closes=True, count=2),
+    Row("DT13-F53-MAIL-550-RCPT-250-DATA-354", "550 250 354", "N", R5, "MAIL", 550, True, closes=True),
+    Row("DT13-F53-one-of-two", "550 503 250 354", "NN", R5, "MAIL", 550, True, closes=True, count=2),
     Row("DT14-MAIL-550-RCPT-550-DATA-354-dot", "550 550 354 554", "N", R5, "MAIL", 550, True, flights=2, dot=True),
     Row("DT7-MAIL-503", "503 503 503", "N", R5, "MAIL", 503, True, closes=True),
     Row("DT7-PL13-MAIL-503-RCPT-250-DATA-354", "503 250 354", "N", R5, "MAIL", 503, True, closes=True),
     Row("DT7-MAIL-503-RCPT-550-DATA-354-no-dot", "503 550 354", "N", R5, "MAIL", 503, True, closes=True),
-    Row("DT9-E57-one-of-two", "250 550 250 354 250", "ND", count=2, rset_owed=False, flights=2),
+    Row("DT9-E57-F54-F55-one-of-two", "250 550 250 354 250", "ND", count=2, rset_owed=False, flights=2),
     Row("DT9-452-one-of-three", "250 250 452 250 354 250", "DND", count=3, rset_owed=False, flights=2),
     Row("DT9-500-is-a-refusal", "250 500 250 354 250", "ND", count=2, rset_owed=False, flights=2),
     Row("DT9-BR10-RCPT-503", "250 503 250 354", "NN", R5, "RCPT", 503, True, closes=True, count=2),

@@ -61,6 +61,7 @@ def test_by_line_the_next_item_follows_each_command_content_and_chunk() -> None:
     ],
 )
 def test_delivery_cuts_what_is_read_PT15(delivery: Any, pieces: list[bytes]) -> None:
+    """features:F118."""
     transport = ScriptedTransport([(b"220 a\r\n", b"250-b\r\n250 c\r\n", EOF)], delivery=delivery)
     assert drain(transport) == pieces
 

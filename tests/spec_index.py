@@ -1,0 +1,263 @@
+"""Which tests prove which row of the feature list: the citations in the tests, read from their text.
+
+`spec_ids.txt` beside this module lists the rows, one `id<TAB>title` a line: SY systems, KM and WM methods, F features,
+MP parameters, L limits, C settled conflicts, E edge cases, BS what goes further. Ids are never reused. A third column
+names the rows of which a row consists: it needs no test of its own, it stands if they all do. `NOT_YET` says why a row
+does not stand.
+
+A test cites a row in three places. A comment, the docstring of a module, a string of data cite nothing.
+
+* in its name, as a word between underscores, in any case: `test_..._E160_E161`, `..._f121`, `..._mp1_to_mp5` (a
+  range); the id with a point has an underscore there: `..._SY0_2`;
+* in its docstring, upper case: `features:E20, E28`, `D12, F35`, `KM1-KM4` (a range);
+* in the label of a row of its parameters, upper case, in the decorators of the test or in what they name: `id=...`, an
+  element of `ids=[...]`, the first string of each row where a table's labels are `id=row[0]`, or the first argument,
+  where that is a string, of a function called by its bare name (`Row("E82", ...)`, `failing("E35 AP", ...)`).
+
+A citation is a whole word: neither a letter, digit, `_`, `/`, `=`, `+` or `%` in front of it (`faults:B4/E5` is a cell
+of another list, `=C3=B6` an octet), nor a letter, digit or `_` behind it. A small letter behind an E id means a case of
+that row: `E4b`. Other lists have ids of the same shape; `LOOK_ALIKES` names the tests that mean those.
+
+This module knows nothing but text: it imports no test, and the documentation reads it, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+TESTS = Path(__file__).parent
+GROUPS = {
+    "SY": "Systems",
+    "KM": "Methods of a connection",
+    "WM": "Methods of a session",
+    "F": "Features",
+    "MP": "Parameters",
+    "L": "Limits",
+    "C": "Settled conflicts",
+    "E": "Edge cases",
+    "BS": "Further promises",
+}
+
+# Numbers below L7 are no rows of this list.
+_ID = r"(?:SY0\.\d|(?:SY|KM|WM|MP|BS|E|F|C)\d{1,3}[a-d]?|L(?:[7-9]|1[0-3]))"
+_CITATION = re.compile(rf"(?<![A-Za-z0-9_/=+%])({_ID})(?:-({_ID}))?(?![A-Za-z0-9_])")
+_WORD = re.compile(_ID)
+_PARTS = re.compile(r"([A-Z]+)([\d.]+)([a-z]?)")
+
+LOOK_ALIKES = {
+    "test_driver.py::test_E4_E5_PF2_a_reply_before_the_end_of_data_stops_the_sending": {"E4", "E5"},  # codes of faults
+    "test_driver.py::test_C1_RSET_has_its_own_limit": {"C1"},  # a stage of faults
+}
+
+NOT_YET: dict[str, str] = {
+    "SY0.4": "said by the documentation of components, which is not written",
+    "SY0.5": "the tables run on CPython only",
+    "SY9": "the core has run on CPython only",
+    "SY20": "no one suite runs over every transport",
+    "SY27": "no WASI component is built",
+    "SY28": "no Pyodide run",
+    "SY29": "no one-shot send",
+    "SY31": "the pages and the SECURITY file are not written",
+    "F43b": "nothing asserts that a proof computed too late is not written",
+    "F117": "no one-shot send",
+    "F119": "the page is not written",
+    "F120": "the page is not written",
+    "L13": "no one-shot send",
+    "C17": "needs F43b",
+    "E204": "no one-shot send",
+    "BS4": "tested under the ids of the pool's own list",
+    "BS5": "tested under the ids of the pool's own list",
+    "BS6": "tested under the ids of the pool's own list",
+    "BS8": "PREFETCH and BURST are tested under the ids of the list on pipelining, and not all of it",
+    "BS22": "send_many is tested under the ids of the pool's own list; no progress there",
+    "BS23": "no integration but the command line",
+}
+
+
+class Row(NamedTuple):
+    """A row of the list: what it is, and the rows of which it consists."""
+
+    title: str
+    parts: tuple[str, ...] = ()
+
+
+def listed() -> dict[str, Row]:
+    """Every id and its row, in the order of the list."""
+    rows: dict[str, Row] = {}
+    for line in (TESTS / "spec_ids.txt").read_text(encoding="utf-8").splitlines():
+        name, title, *parts = line.split("\t")
+        if name in rows:
+            raise ValueError(f"{name} is listed twice")
+        rows[name] = Row(title, tuple(dict.fromkeys(part for text in parts for part in _cited(text))))
+    return rows
+
+
+def missing(name: str, rows: dict[str, Row], cited: Collection[str]) -> list[str]:
+    """What keeps a row from standing: itself, or those of its parts that no test cites; empty if nothing does."""
+    if name in cited:
+        return []
+    if not rows[name].parts:
+        return [name]
+    return [reason for part in rows[name].parts for reason in missing(part, rows, cited)]
+
+
+@functools.lru_cache(maxsize=1)
+def citations(tests: Path = TESTS) -> dict[str, list[str]]:
+    """Every id that a test cites -> the tests that do, `module.py::test`, sorted."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for module in sorted(tests.rglob("test_*.py")):
+        for test, ids in citations_of(module.read_text(encoding="utf-8")):
+            where = f"{module.relative_to(tests).as_posix()}::{test}"
+            for name in ids - LOOK_ALIKES.get(where, set()):
+                found[name].add(where)
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def citations_of(source: str) -> Iterator[tuple[str, set[str]]]:
+    """Each test of a module and the ids that it cites."""
+    tree = ast.parse(source)
+    globals_ = _globals(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            labels = " ".join(_labels(node.decorator_list, globals_))
+            yield (
+                node.name,
+                {
+                    *_cited_in_name(node.name),
+                    *_cited(ast.get_docstring(node) or ""),
+                    *_cited(labels.replace("-", " ")),  # there it joins words
+                },
+            )
+
+
+def _cited(text: str) -> Iterator[str]:
+    for first, last in _CITATION.findall(text):
+        yield from _range(first, last or first)
+
+
+def _cited_in_name(name: str) -> Iterator[str]:
+    words = re.sub(r"(?i)_SY0_(\d)(?=_|$)", r"_SY0.\1", name).split("_")
+    for position, word in enumerate(words):
+        if (cited := _of_name(word)) is None:
+            continue
+        before = _of_name(words[position - 2]) if position > 1 and words[position - 1] == "to" else None
+        yield from _range(before or cited, cited)
+
+
+def _of_name(word: str) -> str | None:
+    """The word of a name as an id: its first letters are capitals, a case of a row is a small letter."""
+    parts = re.match(r"[A-Za-z]*", word)
+    assert parts is not None
+    spelt = parts[0].upper() + word[parts.end() :].lower()
+    return _row(spelt) if _WORD.fullmatch(spelt) else None
+
+
+def _range(first: str, last: str) -> Iterator[str]:
+    first, last = _row(first), _row(last)
+    yield from {first: None, last: None}
+    begin, end = _PARTS.fullmatch(first), _PARTS.fullmatch(last)
+    assert begin is not None
+    assert end is not None
+    if first != last and begin[1] == end[1] and "." not in begin[2] + end[2]:
+        yield from (f"{begin[1]}{number}" for number in range(int(begin[2]) + 1, int(end[2])))
+
+
+def _row(cited: str) -> str:
+    return cited.rstrip("abcdefghijklmnopqrstuvwxyz") if cited.startswith("E") else cited
+
+
+def _globals(tree: ast.Module) -> dict[str, ast.AST]:
+    """What the names of a module stand for: values and functions."""
+    named: dict[str, ast.AST] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            named[node.name] = node
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            named[node.target.id] = node.value
+        elif isinstance(node, ast.Assign):
+            named.update({target.id: node.value for target in node.targets if isinstance(target, ast.Name)})
+    return named
+
+
+def _labels(roots: Iterable[ast.AST], globals_: dict[str, ast.AST]) -> Iterator[str]:
+    seen: set[str] = set()
+    queue = list(roots)
+    while queue:
+        for node in ast.walk(queue.pop()):
+            if isinstance(node, ast.Name) and node.id in globals_ and node.id not in seen:
+                seen.add(node.id)
+                queue.append(globals_[node.id])
+            elif isinstance(node, ast.Call):
+                yield from _labels_of_call(node, globals_)
+            elif isinstance(node, ast.ListComp) and _labels_by_first(node.elt):
+                yield from _first_strings(node.generators[0].iter, globals_)
+
+
+def _labels_of_call(call: ast.Call, globals_: dict[str, ast.AST]) -> Iterator[str]:
+    for keyword in call.keywords:
+        if keyword.arg in ("id", "ids"):
+            value = _value_of(keyword.value, globals_)
+            elements = value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
+            yield from (text for element in elements for text in _text(element))
+    if isinstance(call.func, ast.Name) and call.args:
+        yield from _text(call.args[0])
+
+
+def _labels_by_first(made: ast.AST) -> bool:
+    """Whether this is `pytest.param(..., id=row[0])`."""
+    return isinstance(made, ast.Call) and any(
+        keyword.arg == "id"
+        and isinstance(keyword.value, ast.Subscript)
+        and isinstance(keyword.value.slice, ast.Constant)
+        and keyword.value.slice.value == 0
+        for keyword in made.keywords
+    )
+
+
+def _first_strings(table: ast.AST, globals_: dict[str, ast.AST]) -> Iterator[str]:
+    rows = _value_of(table, globals_)
+    for row in rows.elts if isinstance(rows, (ast.List, ast.Tuple)) else []:
+        if isinstance(row, ast.Tuple) and row.elts:
+            yield from _text(row.elts[0])
+
+
+def _value_of(node: ast.AST, globals_: dict[str, ast.AST]) -> ast.AST:
+    return globals_.get(node.id, node) if isinstance(node, ast.Name) else node
+
+
+def _text(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+
+
+def page() -> str:
+    """The tables of the documentation's page, reStructuredText."""
+    cited, rows = citations(), listed()
+    lines: list[str] = []
+    for group, heading in GROUPS.items():
+        lines += [heading, "-" * len(heading), "", ".. list-table::", "   :header-rows: 1", "   :widths: 8 42 50", ""]
+        lines += ["   * - id", "     - what", "     - tests"]
+        for name, row in rows.items():
+            if re.fullmatch(rf"{group}\d.*", name):
+                lines += [f"   * - {name}", f"     - {_quoted(row.title)}", f"     - {_where(name, row, cited)}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _where(name: str, row: Row, cited: dict[str, list[str]]) -> str:
+    if name in NOT_YET:
+        return f"*not yet: {_quoted(NOT_YET[name])}*"
+    tests = [f"``{test}``" for test in cited.get(name, [])]
+    return ", ".join(tests) or "by " + ", ".join(row.parts)
+
+
+def _quoted(title: str) -> str:
+    return re.sub(r"([\\*`|_])", r"\\\1", title)
