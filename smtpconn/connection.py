@@ -485,13 +485,7 @@ class SmtpConnection(Conversation):
         for index, mail in enumerate(mails):
             if not isinstance(mail, Mail):
                 raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
-            result: SendResult | None = None
-            failure: Exception | None = None
-            try:
-                result = self.send_mail(mail, Budget.of(timeout))
-            except Exception as error:  # whatever one mail raises is its outcome; the batch goes on
-                failure = error
-            yield MailOutcome(index=index, mail=mail, result=result, error=failure)
+            yield MailOutcome.of(index, mail, lambda mail: self._send(mail, timeout))
 
     def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
         return self.send_mail(mail, Budget.of(timeout))

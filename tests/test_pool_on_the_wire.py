@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from smtpconn import (
+    AuthenticationError,
     ConnectionPool,
     Delivery,
     DeliveryUnknownError,
@@ -22,6 +23,7 @@ from smtpconn import (
     SmtpError,
     TlsConfig,
     TlsMode,
+    UsageError,
 )
 from smtpconn.testing import LoopbackServer, Relay, ServerProcess, TestAuthority
 
@@ -270,3 +272,59 @@ def test_a_server_that_cannot_take_mail_behind_a_folded_rset_is_served_all_the_s
             assert send(pool).all_delivered
         assert pool.stats().stale_retries <= 1
     assert len(server.mails) == 3
+
+
+def test_a_lease_has_every_verb_of_a_connection_and_none_after_its_end() -> None:
+    """pool:LE1, I16, I34: a lease that logs in or changes its EHLO name does not give that connection to others."""
+    options: dict[str, Any] = {"auth": {"user": "secret"}, "require_auth": False}
+    with LoopbackServer(**options) as server, pool_of(server, allow_plaintext_auth=True) as pool:
+        with pool.connection(timeout=5) as lease:
+            assert lease.send(SENDER, [RECIPIENT], BODY).all_delivered
+            assert lease.send_bdat(SENDER, [RECIPIENT], BODY).all_delivered
+            lease.reset()
+            lease.noop()
+            lease.rehlo()
+            assert lease.vrfy(RECIPIENT).code == 252
+            assert lease.expn("list").code == 550
+            assert lease.help().code == 214
+            lease.set_ehlo_domain("other.example.com")
+            lease.auth_plain("user", "secret")
+            assert lease.is_authenticated
+            assert lease.capabilities.supports_pipelining
+            outcomes = list(lease.send_many([Mail(SENDER, [RECIPIENT], BODY)]))
+            assert [outcome.delivery for outcome in outcomes] == [Delivery.DELIVERED]
+        octets = server.sessions[0].octets
+        verbs: list[Callable[[], object]] = [
+            lambda: lease.send(SENDER, [RECIPIENT], BODY),
+            lambda: lease.send_bdat(SENDER, [RECIPIENT], BODY),
+            lambda: lease.auth_plain("user", "secret"),
+            lease.noop,
+            lease.reset,
+            lease.rehlo,
+            lease.help,
+        ]
+        for verb in verbs:
+            with pytest.raises(UsageError):
+                verb()
+        assert server.sessions[0].octets - octets in (0, len(b"QUIT\r\n"))
+        with pool.connection(timeout=5) as another:
+            assert not another.is_authenticated
+        assert pool.stats().opened == 2
+
+
+@pytest.mark.parametrize("verb", ["auth", "auth_plain", "auth_login", "auth_scram"])
+def test_no_refusal_of_auth_in_a_lease_leaves_the_password_in_a_traceback(verb: str) -> None:
+    """faults:SEC2."""
+    options: dict[str, Any] = {"auth": {"user": "right"}, "require_auth": False}
+    arguments: tuple[Any, ...] = (("user", "hunter2-wrong"),) if verb == "auth" else ("user", "hunter2-wrong")
+    with (
+        LoopbackServer(**options) as server,
+        pool_of(server, allow_plaintext_auth=True) as pool,
+        pool.connection(timeout=5) as lease,
+        pytest.raises(AuthenticationError) as refused,
+    ):
+        getattr(lease, verb)(*arguments)
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    frames = [frame for frame in shown.stack if f"{os.sep}smtpconn{os.sep}" in frame.filename]
+    assert frames
+    assert not [frame for frame in frames if "hunter2" in str(frame.locals)]

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from smtpconn.connection import Message, Recipients
 from smtpconn.deadline import Budget, Deadline, Timeouts
-from smtpconn.opening import CredentialsSource
+from smtpconn.opening import CredentialsSource, concealed
 from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.pooling.claims import Claim
 from smtpconn.pooling.supply import Supply
@@ -272,31 +272,43 @@ class Lease:
 
     def auth(self, credentials: CredentialsSource, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth`; the connection is closed when the lease ends."""
-        self._changing("auth", credentials, timeout=timeout)
+        hidden = concealed(credentials)
+        del credentials  # SEC2
+        self._changing("auth", hidden, timeout=timeout)
 
     def auth_plain(
         self, user: str, password: SecretSource | Secret, *, timeout: Limit = None, authzid: str | None = None
     ) -> None:
         """`SmtpConnection.auth_plain`; the connection is closed when the lease ends."""
-        self._changing("auth_plain", user, password, timeout=timeout, authzid=authzid)
+        secret = Secret(password, "password")
+        del password
+        self._changing("auth_plain", user, secret, timeout=timeout, authzid=authzid)
 
     def auth_login(self, user: str, password: SecretSource | Secret, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth_login`; the connection is closed when the lease ends."""
-        self._changing("auth_login", user, password, timeout=timeout)
+        secret = Secret(password, "password")
+        del password
+        self._changing("auth_login", user, secret, timeout=timeout)
 
     def auth_scram(self, user: str, password: SecretSource | Secret, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth_scram`; the connection is closed when the lease ends."""
-        self._changing("auth_scram", user, password, timeout=timeout)
+        secret = Secret(password, "password")
+        del password
+        self._changing("auth_scram", user, secret, timeout=timeout)
 
     def auth_xoauth2(self, user: str, token: SecretSource | Secret, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth_xoauth2`; the connection is closed when the lease ends."""
-        self._changing("auth_xoauth2", user, token, timeout=timeout)
+        secret = Secret(token, "token")
+        del token
+        self._changing("auth_xoauth2", user, secret, timeout=timeout)
 
     def auth_oauthbearer(
         self, token: SecretSource | Secret, *, timeout: Limit = None, user: str | None = None
     ) -> None:
         """`SmtpConnection.auth_oauthbearer`; the connection is closed when the lease ends."""
-        self._changing("auth_oauthbearer", token, timeout=timeout, user=user)
+        secret = Secret(token, "token")
+        del token
+        self._changing("auth_oauthbearer", secret, timeout=timeout, user=user)
 
     def set_ehlo_domain(self, domain: str) -> None:
         """`SmtpConnection.set_ehlo_domain`; the connection is closed when the lease ends."""
