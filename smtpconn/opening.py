@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from smtpconn import resolve
-from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.deadline import Budget, Deadline
 from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError
@@ -239,7 +239,8 @@ def _dialled(dial: Dial, endpoint: Endpoint, deadline: Deadline) -> SocketTransp
         raise SmtpTimeoutError(f"dial to {endpoint.name} timed out", stage="connect") from error
     except OSError as error:
         raise ConnectError(f"dial to {endpoint.name} failed: {error}") from error
-    return SocketTransport.over(sock, host=endpoint.host)
-
-
-QUIT_LIMIT = Timeouts().quit  # seconds
+    try:
+        return SocketTransport.over(sock, host=endpoint.host)
+    except InvalidInputError:
+        sock.close()
+        raise

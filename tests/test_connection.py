@@ -245,6 +245,14 @@ def test_source_address_and_dial_are_used(server: LoopbackServer) -> None:
         assert send(connection).all_delivered
 
 
+def test_a_dialled_socket_that_cannot_be_used_is_closed() -> None:
+    """users:U32: whoever makes a socket for us does not have to close it after a failure of ours."""
+    unconnected = socket.socket()
+    with pytest.raises(InvalidInputError):
+        SmtpConnection.connect("mail.example.com", 25, TlsMode.NONE, timeout=5, dial=lambda *_: unconnected)
+    assert unconnected.fileno() == -1
+
+
 def test_the_ehlo_domain_is_what_was_asked_for_and_changes_with_rehlo(server: LoopbackServer) -> None:
     """features:F9, F10."""
     with connect(server, ehlo_domain="client.example.com") as connection:
