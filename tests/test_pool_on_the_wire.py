@@ -25,6 +25,7 @@ from smtpconn import (
     TlsMode,
     UsageError,
 )
+from smtpconn.pooling import events
 from smtpconn.testing import LoopbackServer, Relay, ServerProcess, TestAuthority
 
 SENDER, RECIPIENT = "a@example.com", "b@example.com"
@@ -64,8 +65,19 @@ def test_eight_threads_send_500_messages_each_over_four_connections() -> None:
     """Issue A 4, pool:I1, I6: each exactly once, nobody starves, never a fifth connection at the server.
 
     The server has an interpreter of its own and answers after 4 ms, so that waits are made of holds, not of the turns
-    that threads of one interpreter take.
+    that threads of one interpreter take. Where the machine pauses, holds and opens are long, too: then the longest wait
+    is measured in the longest of these (PO6: nobody waits longer than three turns).
     """
+    taken: dict[int, float] = {}
+    turns: list[float] = []
+
+    def listen(event: events.PoolEvent) -> None:
+        if isinstance(event, events.Acquired):
+            taken[event.connection_id] = event.at
+        elif isinstance(event, events.Returned):
+            turns.append(event.at - taken[event.connection_id])
+        elif isinstance(event, events.ConnectionOpened):
+            turns.append(event.seconds)
 
     def work(number: int) -> None:
         for count in range(500):
@@ -73,7 +85,8 @@ def test_eight_threads_send_500_messages_each_over_four_connections() -> None:
             assert pool.send(SENDER, [RECIPIENT], body).delivery is Delivery.DELIVERED
 
     with ServerProcess(rtt=0.004) as server:
-        with ConnectionPool(server.host, server.port, TlsMode.NONE, timeout=20, max_size=4) as pool:
+        options: dict[str, Any] = {"timeout": 20, "max_size": 4, "on_event": listen}
+        with ConnectionPool(server.host, server.port, TlsMode.NONE, **options) as pool:
             in_threads(8, work)
             stats = pool.stats()
         report = server.report()
@@ -82,7 +95,8 @@ def test_eight_threads_send_500_messages_each_over_four_connections() -> None:
     expected = {(f"{number}.{count}", RECIPIENT, 1) for number in range(8) for count in range(500)}
     assert {tuple(entry) for entry in report["ledger"]} == expected
     assert (stats.acquired, stats.messages) == (4_000, 4_000)
-    assert stats.longest_wait <= 5 * stats.wait_seconds / stats.waited
+    assert len(turns) == stats.acquired + stats.opened
+    assert stats.longest_wait <= max(5 * stats.wait_seconds / stats.waited, 3 * max(turns))
 
 
 @pytest.mark.parametrize("count", [1, 50])
