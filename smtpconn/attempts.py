@@ -20,6 +20,7 @@ class AttemptVerdict:
     """The verdicts of one attempt: one entry in `recipients` per recipient given, in order."""
 
     recipients: tuple[RecipientResult, ...]
+    cut_off: bool = False  # from outside, in mid-attempt: neither the mail nor its body raised it
 
     @property
     def delivery(self) -> Delivery:
@@ -38,9 +39,11 @@ def attempt_of(error: BaseException) -> AttemptVerdict | None:
     return found if isinstance(found, AttemptVerdict) else None
 
 
-def attach(error: BaseException, stage: str, recipients: Sequence[RecipientResult]) -> None:
+def attach(
+    error: BaseException, stage: str, recipients: Sequence[RecipientResult], *, cut_off: bool = False
+) -> None:
     """Put the verdicts on an exception, and a note for people where Python has notes (3.11)."""
-    verdict = AttemptVerdict(tuple(recipients))
+    verdict = AttemptVerdict(tuple(recipients), cut_off)
     with contextlib.suppress(AttributeError, TypeError):  # an exception class may refuse attributes
         setattr(error, _ATTRIBUTE, verdict)
         add_note = getattr(error, "add_note", None)

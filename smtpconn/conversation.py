@@ -161,7 +161,8 @@ class Conversation:
         except BaseException as error:
             recipients = attempt.results()
             owed = session.ledger.owed
-            attempts.attach(error, owed[0].kind.stage if owed else "body", recipients)
+            stage = owed[0].kind.stage if owed else "body"
+            attempts.attach(error, stage, recipients, cut_off=not attempt.source_failed)
             self._settled(recipients, began, error=error)
             raise
         self._settled(result.recipients, began, reply=result.reply)
@@ -181,14 +182,18 @@ class Conversation:
         if self._opening.audit is None and began is None:
             return
         verdicts = [entry.delivery for entry in recipients]
-        self._publish(
-            audit.MailSettled,
-            delivered=verdicts.count(Delivery.DELIVERED),
-            not_delivered=verdicts.count(Delivery.NOT_DELIVERED),
-            unknown=verdicts.count(Delivery.UNKNOWN),
-        )
-        if began is not None:
-            self._journal.settled(verdicts, began, reply, error)
+        try:
+            self._publish(
+                audit.MailSettled,
+                delivered=verdicts.count(Delivery.DELIVERED),
+                not_delivered=verdicts.count(Delivery.NOT_DELIVERED),
+                unknown=verdicts.count(Delivery.UNKNOWN),
+            )
+            if began is not None:
+                self._journal.settled(verdicts, began, reply, error)
+        except BaseException as interrupt:  # it takes the place of the result, so it carries the verdicts
+            attempts.attach(interrupt, "end of data", recipients, cut_off=True)
+            raise
 
     # --- the end ---
 
@@ -204,6 +209,9 @@ class Conversation:
                 self._ended = True
         except SmtpError:
             pass  # how the server says goodbye changes nothing any more
+        except BaseException:
+            self._shut()
+            raise
         if session.condemned is None:
             with contextlib.suppress(OSError):
                 getattr(self._driver.transport, "close_notify", _nothing)()

@@ -288,7 +288,12 @@ class Driver:
 
     def is_quiet(self) -> bool:
         """True if no octet, no end and no error waits: nothing answers no command. Costs no round trip."""
-        return not self.session.parser.pending and not self.transport.readable()
+        if self.session.parser.pending:
+            return False
+        try:
+            return not self.transport.readable()
+        except OSError:
+            return False  # a transport of the caller's that cannot even look (BR12): the read behind it says why
 
     def _look(self, kind: Kind) -> None:
         """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""
@@ -305,6 +310,8 @@ class Driver:
         reply = self._parsed(kind)
         if reply is None and ended:
             raise self._lost(kind, f"connection lost: {lost}" if lost else "the server closed the connection") from lost
+        if reply is None and not parser.pending:
+            return  # a false alarm: the look found something, the read did not
         if reply is None or parser.pending:
             raise ProtocolError(f"{kind.stage}: octets that answer no command", stage=kind.stage, reply=reply)
         if reply.code in (421, 221):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
+from smtpconn.attempts import attempt_of
 from smtpconn.protocol.errors import Delivery, SmtpError, summary
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import RecipientResult, SendResult
@@ -26,12 +27,20 @@ class MailOutcome:
 
     @classmethod
     def of(cls, index: int, mail: Mail, send: Callable[[Mail], SendResult]) -> MailOutcome:
-        """Send the mail; whatever it raises is its outcome, because a mail fails alone (SM6)."""
+        """Send the mail; whatever it raises is its outcome, because a mail fails alone (SM6).
+
+        What cut the attempt off from outside (a soft time limit, MemoryError) is not the mail's, and passes (CE9).
+        """
         result: SendResult | None = None
         failure: Exception | None = None
         try:
             result = send(mail)
+        except SmtpError as error:
+            failure = error
         except Exception as error:
+            verdict = attempt_of(error)
+            if verdict is not None and verdict.cut_off:
+                raise
             failure = error
         return cls(index=index, mail=mail, result=result, error=failure)
 
@@ -40,9 +49,10 @@ class MailOutcome:
         """One verdict per recipient of the mail, in order."""
         if self.result is not None:
             return self.result.recipients
-        found: tuple[RecipientResult, ...] = getattr(self.error, "recipients", ())
+        verdict = None if self.error is None else attempt_of(self.error)
+        found = verdict.recipients if verdict is not None else getattr(self.error, "recipients", ())
         if found:
-            return found
+            return tuple(found)
         return tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in self.mail.recipients or ())
 
     @property

@@ -41,6 +41,7 @@ class Attempt:
         self.rset_folded = False  # RSET shares a flight with MAIL
         self.accepted: dict[int, int] = {}  # the place of each accepted RCPT -> its position among them
         self.out_of_step: Entry | None = None  # the first RCPT that was answered 503
+        self.source_failed = False  # the caller's body source raised
         self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
 
     # --- the conversation ---
@@ -271,6 +272,7 @@ class Attempt:
             return next(source, None)
         except Exception as error:
             self.session.source_error = error
+            self.source_failed = True
             if self.outgoing.chunking:
                 self.session.state = SessionState.MAIL_FROM
             else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -234,7 +233,13 @@ def test_octets_behind_a_reply_stay_for_the_next_call_F28() -> None:
     "octets", [line_of(MAX_LINE) * 64, b"250 ok\r\n" * 131_072], ids=["long replies", "short replies"]
 )
 def test_work_is_linear_LM12(octets: bytes) -> None:
-    """1 MiB fed octet by octet in less than 2 s."""
+    """1 MiB fed octet by octet in less than 2 s; on a machine too slow for that, in proportion to a quarter of it."""
+    assert len(octets) == 1 << 20
+    taken = _seconds_of_parsing(octets)
+    assert taken < 2.0 or taken < 6 * _seconds_of_parsing(octets[: 1 << 18])
+
+
+def _seconds_of_parsing(octets: bytes) -> float:
     parser = ReplyParser()
     count = 0
     began = time.process_time()
@@ -242,9 +247,8 @@ def test_work_is_linear_LM12(octets: bytes) -> None:
         parser.feed(octets[index : index + 1])
         if parser.next_reply() is not None:
             count += 1
-    assert len(octets) == 1 << 20
-    assert count in (64, 131_072)
-    assert time.process_time() - began < 2.0 or sys.gettrace() is not None  # coverage is allowed to be slow
+    assert count in (16, 64, 32_768, 131_072)
+    return time.process_time() - began
 
 
 def test_what_is_redacted_reaches_neither_reply_nor_error() -> None:
