@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from smtpconn import handshake
 from smtpconn import message as email_messages
+from smtpconn.chain import Chain, Pulled, check_mail
 from smtpconn.conversation import Conversation
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.opening import (
@@ -482,10 +483,25 @@ class SmtpConnection(Conversation):
         return MailOutcomes(self._outcomes(mails, timeout))
 
     def _outcomes(self, mails: Iterable[Mail], timeout: Timeout) -> Generator[MailOutcome, None, None]:
+        if self._opening.pipelining >= Pipelining.PREFETCH:
+            yield from self._run_ahead(Pulled(mails), timeout)
+            return
         for index, mail in enumerate(mails):
-            if not isinstance(mail, Mail):
-                raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
+            check_mail(mail)
             yield MailOutcome.of(index, mail, lambda mail: self._send(mail, timeout))
+
+    def _run_ahead(self, pulled: Pulled, timeout: Timeout) -> Generator[MailOutcome, None, None]:
+        """LV8: one lock from the first mail to the end, and each envelope behind the end of data in front of it."""
+        turn = object()
+        chain = Chain(self, timeout)
+        try:
+            self._take_turn(turn, Budget.of(timeout))
+            while (item := pulled.take()) is not None:
+                index, mail = item
+                yield MailOutcome.of(index, mail, lambda mail: chain.send(mail, pulled.peek))
+        finally:
+            chain.close()
+            self._end_turn(turn)
 
     def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
         return self.send_mail(mail, Budget.of(timeout))

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from smtpconn import attempts, handshake, message
@@ -23,6 +23,7 @@ from smtpconn.driver import Driver
 from smtpconn.journal import Journal
 from smtpconn.opening import Opening, ehlo_domain
 from smtpconn.protocol import audit, commands, ledger
+from smtpconn.protocol.burst import Burst, Outcome
 from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import (
     ConnectionLostError,
@@ -33,6 +34,7 @@ from smtpconn.protocol.errors import (
     UsageError,
 )
 from smtpconn.protocol.flow import Flow, Pipelining, Result, Step
+from smtpconn.protocol.ledger import END
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult
@@ -41,6 +43,7 @@ from smtpconn.protocol.transaction import Attempt
 from smtpconn.transport import Transport
 
 _ids = itertools.count(1)
+_IDLE = 1.0  # seconds after which nothing is burst into a connection (LV9)
 
 
 class Conversation:
@@ -55,6 +58,9 @@ class Conversation:
         self._turn: object | None = None  # the call that holds the lock
         self._holder: int | None = None  # and the ident of its thread
         self._closed_by_owner = False
+        self.clock = time.monotonic
+        self._active = self.clock()  # when the last call ended
+        self.fallen: SmtpError | None = None  # what ended the last flight behind the final replies in it
         self._ended = False  # by QUIT, or SessionAborted was published: no event may follow
         local = getattr(transport, "local_address", None)
         session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
@@ -97,6 +103,8 @@ class Conversation:
         """Give the turn back, if this call has it."""
         if self._turn is not turn:
             return
+        if self._opening.pipelining is Pipelining.BURST:
+            self._active = self.clock()
         try:
             if self._closed_by_owner or self._session.condemned or self._session.closing:
                 self._shut()
@@ -144,36 +152,127 @@ class Conversation:
 
     def _transact(self, mail: Mail, budget: Budget) -> SendResult:
         """The transaction; the caller holds the lock."""
+        self._session.require_between_mails("a mail")
+        if self._may_burst and (mail.chunking or mail.email_message is not None):
+            attempt = self._attempt(mail, chunking=True)
+            burst = Burst(self._session)
+            if burst.add(attempt):
+                (outcome,) = self._conclude_burst(burst, budget)
+                if isinstance(outcome, SmtpError):
+                    raise outcome
+                return outcome
+        else:
+            attempt = self._attempt(mail)
+        return self._conclude(attempt, budget)
+
+    def _attempt(self, mail: Mail, *, chunking: bool | None = None) -> Attempt:
+        """The mail made ready for this session; whatever can be refused on this side of the line is (F50)."""
         session = self._session
-        session.require_between_mails("a mail")
         if mail.email_message is not None:
             mail = message.serialised(mail, session.capabilities)
-        attempt = Attempt(Outgoing(mail, session, self._opening.policy), session)
-        began = self._journal.clock()
+        return Attempt(Outgoing(mail, session, self._opening.policy, chunking=chunking), session)
+
+    @property
+    def _may_burst(self) -> bool:
+        """LV9: had an idle connection died unseen, the whole burst would be UNKNOWN."""
+        return self._level is Pipelining.BURST and self.clock() - self._active <= _IDLE
+
+    def _conclude_burst(self, burst: Burst, budget: Budget) -> list[Outcome]:
+        """Send the mails of a burst in one flight, and publish their verdicts once all are final (BU4)."""
+        began, driver = self._journal.clock(), self._driver
+        observe, driver.observe = driver.observe, None  # PF4
+        fault: SmtpError | None = None
         try:
-            result = self._driver.run(attempt.flow(min(self._opening.pipelining, Pipelining.GROUPED)), budget)
+            driver.run(burst.flow(), budget)
         except SmtpError as error:
-            explained = attempt.explained(error)
-            self._settled(explained.recipients, began, error=explained)
-            if explained is error:
-                raise
-            raise explained from error
+            fault = error
+        except BaseException as error:
+            verdicts = [attempt.results() for attempt in burst.attempts]
+            attempts.attach(error, END.stage, [entry for results in verdicts for entry in results], cut_off=True)
+            for attempt, results in zip(burst.attempts, verdicts, strict=True):
+                self._settled(results, began, attempt.entries, error=error)
+            raise
+        finally:
+            driver.observe = observe
+        outcomes = burst.outcomes(fault)
+        for attempt, outcome in zip(burst.attempts, outcomes, strict=True):
+            error_of = outcome if isinstance(outcome, SmtpError) else None
+            reply = outcome.reply if error_of is None else None
+            self._settled(outcome.recipients, began, attempt.entries, reply=reply, error=error_of)
+        driver.close_if_due()
+        if self._session.retiring:
+            self._end(budget)
+        return outcomes
+
+    def _conclude(self, attempt: Attempt, budget: Budget, following: Attempt | None = None) -> SendResult:
+        """Send the mail, with the envelope of `following` behind it, and publish its verdicts once they are final.
+
+        What ends a flight behind this mail's final replies is kept in `fallen`, for the mail that was announced.
+        """
+        session, observe = self._session, self._driver.observe
+        began = self._journal.clock()
+        seen: list[ledger.Entry] = []
+        if following is not None and observe is not None:
+            self._driver.observe = seen.append  # PF4: no event before the flight is aligned, cut or misaligned
+        try:
+            level = self._level
+            result = self._driver.run(attempt.flow(level, following), budget)
+        except SmtpError as error:
+            result = self._cut_off(attempt, following, error, seen, began)
         except BaseException as error:
             recipients = attempt.results()
             owed = session.ledger.owed
             stage = owed[0].kind.stage if owed else "body"
             attempts.attach(error, stage, recipients, cut_off=not attempt.source_failed)
-            self._settled(recipients, began, error=error)
+            self._settled(recipients, began, seen, error=error)
             raise
-        self._settled(result.recipients, began, reply=result.reply)
-        if session.retiring:
+        finally:
+            self._driver.observe = observe
+        self._settled(result.recipients, began, seen, reply=result.reply)
+        if session.retiring and (following is None or not following.announced):
             self._end(budget)
         return result
+
+    def _cut_off(
+        self,
+        attempt: Attempt,
+        following: Attempt | None,
+        error: SmtpError,
+        seen: list[ledger.Entry],
+        began: float | None,
+    ) -> SendResult:
+        """The flow raised: the verdicts of this mail, which may stand all the same (PF5, PF6)."""
+        cause = error
+        if following is not None and following.begun and not following.announced:
+            self.fallen = error
+            if attempt.answered:
+                try:
+                    return attempt.cut_off(following)
+                except SmtpError as refusal:
+                    error = refusal
+                    if attempt.misaligned:
+                        error.__cause__ = cause
+        explained = attempt.explained(error)
+        self._settled(explained.recipients, began, seen, error=explained)
+        if explained is error:
+            raise error
+        raise explained from error
+
+    @property
+    def _level(self) -> Pipelining:
+        """LV1: the level in effect."""
+        asked, capabilities = self._opening.pipelining, self._session.capabilities
+        if not capabilities.supports_pipelining:
+            return Pipelining.OFF
+        if self._session.flightless is not None:
+            return min(asked, Pipelining.GROUPED)
+        return asked if capabilities.supports_chunking else min(asked, Pipelining.PREFETCH)
 
     def _settled(
         self,
         recipients: tuple[RecipientResult, ...],
         began: float | None,
+        seen: Sequence[ledger.Entry] = (),
         *,
         reply: Reply | None = None,
         error: BaseException | None = None,
@@ -183,6 +282,9 @@ class Conversation:
             return
         verdicts = [entry.delivery for entry in recipients]
         try:
+            for entry in seen:
+                if not entry.announced:
+                    self._observe(entry)
             self._publish(
                 audit.MailSettled,
                 delivered=verdicts.count(Delivery.DELIVERED),
@@ -191,6 +293,9 @@ class Conversation:
             )
             if began is not None:
                 self._journal.settled(verdicts, began, reply, error)
+            for entry in seen:
+                if entry.announced:
+                    self._observe(entry)
         except BaseException as interrupt:  # it takes the place of the result, so it carries the verdicts
             attempts.attach(interrupt, "end of data", recipients, cut_off=True)
             raise

@@ -156,6 +156,12 @@ class Budget:
             limit = _UNSET_FINAL_REPLY if self.total.at is None else None
         return self.total.within(limit)
 
+    def shifted(self, pause: float) -> Budget:
+        """The same budget as if `pause` seconds had not passed."""
+        total = self.total
+        at = None if total.at is None else total.at + pause
+        return Budget(Deadline(at, total.clock), self.phases, self.reserve)
+
     def leaves_reserve(self) -> bool:
         """D4: True if enough is left for the final reply, so that the end of data may be written."""
         left = self.total.remaining()

@@ -33,6 +33,7 @@ from smtpconn.transport import Transport
 RECEIVE = 65_536  # octets asked for at a time
 LISTEN = 0.25  # seconds of reading after a write that failed (LM14)
 _REPLIES, _PER_REPLY = 65_536, 512  # octets of all replies to one flight of a mail, and more for each (CN6)
+_SURPLUS = 64  # replies read behind a flight that is out of step
 BODY = Kind("body", "body")  # nothing is owed while a body is written
 
 Observer = Callable[[Entry], None]
@@ -45,7 +46,7 @@ class Driver:
     the server's.
     """
 
-    __slots__ = ("_heard", "_spared", "fault", "journal", "observe", "session", "transport")
+    __slots__ = ("_ahead", "_heard", "_spared", "ahead", "fault", "journal", "observe", "session", "transport")
 
     def __init__(
         self, transport: Transport, session: Session, observe: Observer | None = None, journal: Journal | None = None
@@ -54,6 +55,8 @@ class Driver:
         self.session = session
         self.observe = observe
         self.journal = journal if journal is not None else Journal(session)
+        self.ahead: Callable[[], Budget] | None = None  # makes the budget of a mail that is announced (EN12)
+        self._ahead: tuple[Budget, Deadline] | None = None  # and the limit of the wait for what was announced
         self.fault: str | None = None
         self._heard: list[tuple[str, Reply]] | None = None  # what the wire log still has to say of a flight
         self._spared: SmtpError | None = None  # a time-out raised before anything of its step was written
@@ -70,6 +73,7 @@ class Driver:
             self.poison("an earlier exchange was cut off")
             raise ConnectionLostError(f"this connection is dead: {session.condemned}", stage="input")
         self._heard = [] if self.journal.is_wired() else None
+        self._ahead = None
         exchanging = False
         try:
             step = next(flow)
@@ -87,7 +91,7 @@ class Driver:
             deliberate = isinstance(error, SmtpError) or error is source_error
             if error is spared:
                 session.state = SessionState.MAIL_FROM
-                self._close_if_due()
+                self.close_if_due()
             elif exchanging or not deliberate:
                 session.lost = isinstance(error, ConnectionLostError)
                 self.fault = type(error).__name__
@@ -95,12 +99,13 @@ class Driver:
                     self.fault += f" ({error.stage})"
                 self.poison(str(error) if deliberate else f"{type(error).__name__} in the conversation")
             else:
-                self._close_if_due()
+                self.close_if_due()
             raise
-        self._close_if_due()
+        self.close_if_due()
         return result
 
-    def _close_if_due(self) -> None:
+    def close_if_due(self) -> None:
+        """Close where the session is condemned, or the server closes."""
         if self.session.condemned or self.session.closing:
             self.poison(self.session.condemned or "the server is closing the connection")
 
@@ -124,10 +129,27 @@ class Driver:
             self.journal.heard(heard)
 
     def _exchange(self, step: Step, budget: Budget) -> Sequence[Reply]:
-        self._write(step, budget)
+        if not step.ahead:
+            self._write(step, budget)
+            return self._read(step, budget)
+        try:
+            self._write(step, budget)
+        except SmtpError:
+            self._read_on(budget)
+            raise
+        try:
+            return self._read(step, budget)
+        except ServiceUnavailableError:
+            self._read_on(budget)
+            raise
+        except ProtocolError as error:
+            self._read_surplus(error, budget)
+            raise
+
+    def _read(self, step: Step, budget: Budget) -> Sequence[Reply]:
         owed = self.session.ledger.owed
         count = len(owed) if step.replies is None else step.replies
-        commits = bool(count) and owed[-1].offset is not None
+        commits = count == len(owed) and any(entry.end is not None for entry in owed)
         room = _REPLIES + _PER_REPLY * count
         replies: list[Reply] = []
         for _ in range(count):
@@ -152,17 +174,25 @@ class Driver:
             self.journal.writing(step)
         for entry in expects:
             ledger.enter(entry)
-        commit = ledger.owed[-1].end if ledger.owed else None
+        commits = [entry.end for entry in ledger.owed if entry.end is not None]
         view, sent = memoryview(step.octets), 0
         while sent < total:
             end = min(sent + SLICE, total)
-            deadline = budget.phase(BODY.phase if commit is not None else kind.phase)
+            deadline = budget.phase(BODY.phase if commits else kind.phase)
             while sent < end:
-                if sent and not self._awaits_reply():
-                    self._look(BODY)
-                if commit is not None and ledger.taken + end - sent >= commit and not budget.leaves_reserve():
+                if sent:
+                    if not self._awaits_reply():
+                        self._look(BODY)
+                    elif step.ahead:
+                        self._take_in()  # EN3: a server that cannot write does not read
+                if commits and self._would_commit(commits, end - sent) and not budget.leaves_reserve():
                     raise _no_time_left()
                 sent += self._send(view[sent:end], step, deadline)
+
+    def _would_commit(self, commits: Sequence[int], octets: int) -> bool:
+        """True if the next so many octets hold a commit point."""
+        taken = self.session.ledger.taken
+        return any(taken < commit <= taken + octets for commit in commits)
 
     def _awaits_reply(self) -> bool:
         """True if what comes in can be the reply at the head of the ledger: an end of data is not answered half-way."""
@@ -192,12 +222,11 @@ class Driver:
         session = self.session
         kind = session.ledger.owed[0].kind if session.ledger.owed else BODY
         reply: Reply | None = None
-        try:
-            left = deadline.within(LISTEN).remaining()
-            session.parser.feed(self.transport.recv(RECEIVE, left))
-            reply = self._next_reply(kind)
-        except (OSError, MalformedReplyError):
-            pass  # nothing more is to be learnt: the failed write is the error
+        if not session.ledger.in_doubt:  # otherwise what comes is the final reply of a mail, and is read as such
+            with contextlib.suppress(OSError, MalformedReplyError):  # the failed write is the error
+                left = deadline.within(LISTEN).remaining()
+                session.parser.feed(self.transport.recv(RECEIVE, left))
+                reply = self._next_reply(kind)
         if reply is not None and reply.code in (421, 221):
             self._says_goodbye(kind, reply, error)
         if _is_ours(error):
@@ -213,10 +242,11 @@ class Driver:
     def _settle(self, budget: Budget, room: int | None) -> Reply:
         """Read the reply to the entry at the head, within the limit of its phase and of `room` octets."""
         ledger = self.session.ledger
-        kind = ledger.owed[0].kind
+        entry = ledger.owed[0]
+        kind = entry.kind
         reply = self._parsed(kind)
         if reply is None:
-            deadline = budget.phase(kind.phase)
+            deadline = budget.phase(kind.phase) if not entry.announced else self._ahead_until(kind)
             while reply is None:
                 self._receive(kind, deadline)
                 reply = self._parsed(kind)
@@ -234,6 +264,57 @@ class Driver:
                 f"{kind.stage} answered {reply}, which cannot be said here", stage=kind.stage, reply=reply
             )
         return reply
+
+    def _ahead_until(self, kind: Kind) -> Deadline:
+        """EN12: what is announced has a budget of its own, from the final reply in front of it on.
+
+        A server that swallows it does not hold back that mail's verdict for longer than the limit of RSET.
+        """
+        if self._ahead is None:
+            assert self.ahead is not None
+            budget = self.ahead()
+            self._ahead = budget, budget.phase("rset")
+        budget, limit = self._ahead
+        deadline = budget.phase(kind.phase)
+        return limit if deadline.at is None or (limit.at is not None and limit.at < deadline.at) else deadline
+
+    def budget_ahead(self) -> Budget | None:
+        """The budget of the mail that was announced, once it has begun to run; asked for once."""
+        ahead, self._ahead = self._ahead, None
+        return ahead[0] if ahead is not None else None
+
+    def _read_on(self, budget: Budget) -> None:
+        """LO2, LO4: while a committed mail has no reply, read what is still to be had, in step."""
+        try:
+            while self.session.ledger.in_doubt:
+                self._settle(budget, None)
+        except ServiceUnavailableError:
+            self._read_on(budget)  # servers exist that go on after a 421; it was settled, so this ends
+        except SmtpError:
+            pass  # the fault that ended the flight is the one to be told
+
+    def _read_surplus(self, error: ProtocolError, budget: Budget) -> None:
+        """AN4: the flight is out of step. What else is said tells by how much (PF6)."""
+        session = self.session
+        surplus = session.ledger.surplus
+        if error.reply is not None:
+            surplus.append(error.reply)
+        else:
+            session.ledger.garbled = True
+        limit = budget.total.within(LISTEN)
+        try:
+            while len(surplus) < _SURPLUS:
+                reply = session.parser.next_reply()
+                if reply is not None:
+                    surplus.append(reply)
+                    continue
+                octets = self.transport.recv(RECEIVE, limit.remaining())
+                if not octets:
+                    break
+                session.parser.feed(octets)
+        except (OSError, MalformedReplyError):
+            pass
+        session.ledger.garbled = session.ledger.garbled or bool(session.parser.pending)
 
     def _enter_reply(self, reply: Reply) -> None:
         entry = self.session.ledger.settle(reply)
@@ -279,6 +360,8 @@ class Driver:
 
     def _lost(self, kind: Kind, what: str) -> ConnectionLostError:
         in_reply = self.session.parser.pending
+        ledger = self.session.ledger
+        ledger.farewell = not in_reply and ledger.last is not None and ledger.last.code in (421, 221)
         where = " inside a reply" if in_reply else ""
         error = ConnectionLostError(f"{kind.stage}: {what}{where}", stage=kind.stage)
         error._unanswered = kind.opens and not in_reply

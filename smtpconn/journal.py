@@ -179,7 +179,9 @@ def _shown(step: Step) -> Iterator[str]:
     if doing.startswith(_AUTH):
         yield _auth_line(bytes(octets), doing)
     elif doing == _CONTENT_STAGE or not step.expects:
-        yield _length(len(octets))
+        end = (step.expects[0].offset if step.expects else None) or len(octets)
+        yield _length(end)
+        yield from _lines(bytes(octets[end:]))  # an envelope that is announced behind the end of data
     else:
         yield from _lines(bytes(octets))
 

@@ -16,6 +16,7 @@ from smtpconn import (
     ListAuditSink,
     Mail,
     Notify,
+    Pipelining,
     PlainAuth,
     RcptParams,
     Recipient,
@@ -195,20 +196,20 @@ class Played:
             for entry in outcome.recipients:
                 yield outcome.name, str(entry.address), entry.delivery
 
-    def send(self, mail: Mail) -> None:
-        """Send a mail, keep its verdicts. Whatever is no `SmtpError` passes on."""
+    def send(self, mails: Sequence[Mail]) -> None:
+        """Send the mails in one batch, keep their verdicts. What is no outcome of a mail passes on."""
         assert self.connection is not None
-        assert isinstance(mail.tag, str)
-        before = len(self.outcomes)
+        begun = len(self.outcomes)
         try:
-            for outcome in self.connection.send_many([mail], timeout=TIMEOUT):
+            for outcome in self.connection.send_many(mails, timeout=TIMEOUT):
                 if outcome.error is not None:
                     self.errors.append(outcome.error)
-                self.outcomes.append(Outcome(mail.tag, outcome.recipients, outcome.error))
+                self.outcomes.append(Outcome(str(outcome.mail.tag), outcome.recipients, outcome.error))
         except BaseException as error:
             verdict = attempt_of(error)
-            if verdict is not None and len(self.outcomes) == before:
-                self.outcomes.append(Outcome(mail.tag, verdict.recipients, error))
+            if verdict is not None:
+                cut_off = mails[len(self.outcomes) - begun]
+                self.outcomes.append(Outcome(str(cut_off.tag), verdict.recipients, error))
             raise
 
 
@@ -271,9 +272,13 @@ class Dialogue:
 def _sends(*mails: Make) -> Callable[[Played], None]:
     def act(played: Played) -> None:
         for make in mails:
-            played.send(make(played.line))
+            played.send([make(played.line)])
 
     return act
+
+
+def _batch(*mails: Make) -> Callable[[Played], None]:
+    return lambda played: played.send([make(played.line) for make in mails])
 
 
 def _asks(played: Played) -> None:
@@ -289,6 +294,7 @@ def _asks(played: Played) -> None:
 _ONE = ADDRESSES[:1]
 _REFUSED = dict.fromkeys(ADDRESSES, "550 nobody")
 _TWICE = ("a@x.test", "a@x.test", Recipient("a@x.test", params=RcptParams(notify=[Notify.NEVER])), "b@x.test")
+_PREFETCH = {"pipelining": Pipelining.PREFETCH}
 _STARTTLS = {"tls_mode": TlsMode.STARTTLS, "tls_config": TlsConfig(server_name="reference.test")}
 
 DIALOGUES = [
@@ -338,7 +344,20 @@ DIALOGUES = [
     Dialogue("RD12", _sends(mail("m1", _ONE)), {"hello": {"EHLO": "502 no"}}),
     Dialogue("RD13", _sends(mail("m1"), mail("m2")), {"final": ("451 later",)}),
     Dialogue("RD6-DATA", _sends(mail("m1", stream=True))),
-    Dialogue("RD14", _sends(mail("m1"), mail("m2"), mail("m3"))),
+    Dialogue("RD14-GROUPED", _batch(mail("m1"), mail("m2"), mail("m3"))),
+    Dialogue("RD14", _batch(mail("m1"), mail("m2"), mail("m3")), options=_PREFETCH),
+    Dialogue(
+        "RD14-refused",
+        _batch(mail("m1"), mail("m2", ["b@x.test"]), mail("m3"), mail("m4", stream=True), mail("m5")),
+        {"refuse": {"b@x.test": "550 nobody"}, "data_anyway": True, "final": ("250 yes", "451 later")},
+        _PREFETCH,
+    ),
+    Dialogue(
+        "RD15",
+        _batch(mail("m1", chunking=True), mail("m2", chunking=True), mail("m3", chunking=True)),
+        {"lmtp": True, "offers": ("PIPELINING", "CHUNKING"), "final": ("250 yes", "450 later", "550 no")},
+        {"protocol": "lmtp", **_PREFETCH},
+    ),
     Dialogue("RD16", _asks),
 ]
 

@@ -26,6 +26,7 @@ FLOORS: list[set[str]] = [
     {"protocol.session"},
     {"protocol.envelope"},
     {"protocol.transaction"},
+    {"protocol.burst"},
     # ---- the wall: no I/O, no clock, no thread, no log above this line ----
     {"deadline", "pem", "attempts"},
     {"tls", "outcomes"},
@@ -34,6 +35,7 @@ FLOORS: list[set[str]] = [
     {"driver", "opening"},
     {"handshake"},
     {"conversation"},
+    {"chain"},
     {"connection"},
     {"pooling.claims", "pooling.events", "pooling.process"},
     {"pooling.handoff", "pooling.endpoints", "pooling.settings", "pooling.announcer"},

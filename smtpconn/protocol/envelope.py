@@ -30,8 +30,10 @@ class Outgoing:
         "recipients", "sender", "wire",
     )  # fmt: skip
 
-    def __init__(self, mail: Mail, session: Session, policy: SendPolicy | None) -> None:
-        """Check everything and encode the envelope.
+    def __init__(
+        self, mail: Mail, session: Session, policy: SendPolicy | None, *, chunking: bool | None = None
+    ) -> None:
+        """Check everything and encode the envelope. `chunking`: by BDAT or DATA, whatever the mail says.
 
         Raises `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`.
         """
@@ -42,7 +44,7 @@ class Outgoing:
         self.sender: ReversePath = mail.sender
         self.recipients: tuple[Recipient, ...] = mail.recipients
         self.policy = policy
-        self.chunking = mail.chunking
+        self.chunking = mail.chunking if chunking is None else chunking
         self.is_binary = mail.params.body == "BINARYMIME"
         self.content = mail.content
         if self.is_binary and not self.chunking:

@@ -40,10 +40,10 @@ class Step:
     `expects`: the replies that these octets call for; the driver enters them in the ledger before it writes. `doing`:
     the stage that an error of the writing names. `replies`: how many to await, all that are owed by default.
     `droppable`: the driver may refuse the whole Step for want of time (D4) and leave the connection usable, because
-    nothing was begun.
+    nothing was begun. `ahead`: a run-ahead flight; what is still said after a fault decides verdicts (AN4, LO2).
     """
 
-    __slots__ = ("doing", "droppable", "expects", "octets", "replies")
+    __slots__ = ("ahead", "doing", "droppable", "expects", "octets", "replies")
 
     def __init__(
         self,
@@ -53,12 +53,14 @@ class Step:
         *,
         replies: int | None = None,
         droppable: bool = False,
+        ahead: bool = False,
     ) -> None:
         self.octets = octets
         self.expects = expects
         self.doing = doing
         self.replies = replies
         self.droppable = droppable
+        self.ahead = ahead
 
     def __repr__(self) -> str:
         return f"<Step {self.doing}: {len(self.octets)} octets, {len(self.expects)} replies>"

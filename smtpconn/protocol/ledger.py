@@ -8,6 +8,7 @@ the octets taken.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from smtpconn.protocol.reply import Reply
 
@@ -76,13 +77,17 @@ def auth_kind(mechanism: str) -> Kind:
 
 
 class Entry:
-    """One reply owed. `offset`: where its commit point ends in the octets of its Step, or None if it has none."""
+    """One reply owed. `offset`: where its commit point ends in the octets of its Step, or None if it has none.
 
-    __slots__ = ("end", "kind", "offset", "reply")
+    `announced`: it belongs to an envelope that was written behind another mail's end of data.
+    """
 
-    def __init__(self, kind: Kind, offset: int | None = None) -> None:
+    __slots__ = ("announced", "end", "kind", "offset", "reply")
+
+    def __init__(self, kind: Kind, offset: int | None = None, *, announced: bool = False) -> None:
         self.kind = kind
         self.offset = offset
+        self.announced = announced
         self.end: int | None = None  # the offset in the whole output, once entered
         self.reply: Reply | None = None
 
@@ -93,10 +98,14 @@ class Entry:
 class Ledger:
     """The entries owed, and the octets handed to and taken by the transport since the connection began."""
 
-    __slots__ = ("handed", "owed", "taken")
+    __slots__ = ("farewell", "garbled", "handed", "last", "owed", "surplus", "taken")
 
     def __init__(self) -> None:
         self.owed: deque[Entry] = deque()
+        self.surplus: list[Reply] = []  # read in a flight that is out of step, from the reply that showed it (AN4)
+        self.garbled = False  # octets behind these are no reply: how many there were is not known (PF6)
+        self.last: Reply | None = None  # the last one settled
+        self.farewell = False  # the last reply in step was 421 or 221, and the end followed directly (LO4)
         self.taken = 0
         self.handed = 0  # beyond `taken` while a write is under way: the kernel may have them (BR22)
 
@@ -109,8 +118,21 @@ class Ledger:
     def settle(self, reply: Reply) -> Entry:
         """Give the reply to the entry at the head."""
         entry = self.owed.popleft()
-        entry.reply = reply
+        entry.reply = self.last = reply
         return entry
+
+    def expand(self, more: Iterable[Entry]) -> None:
+        """The entry at the head stands for several replies, which are known only now (LG4): enter the others."""
+        head = self.owed.popleft()
+        entries = [head, *more]
+        for entry in entries:
+            entry.end = head.end
+        self.owed.extendleft(reversed(entries))
+
+    @property
+    def in_doubt(self) -> bool:
+        """True while a mail is committed and its reply is owed."""
+        return any(self.committed(entry) for entry in self.owed)
 
     def committed(self, entry: Entry) -> bool:
         """True if the octet that commits this entry's mail may have left."""

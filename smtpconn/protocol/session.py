@@ -46,7 +46,14 @@ from smtpconn.protocol.ledger import (
     auth_kind,
 )
 from smtpconn.protocol.mechanisms import Mechanism, decoded
-from smtpconn.protocol.reply import MAX_LISTING, MAX_REPLY, EnhancedStatus, Reply, ReplyParser
+from smtpconn.protocol.reply import (
+    MAX_LISTING,
+    MAX_REPLY,
+    EnhancedStatus,
+    MalformedReplyError,
+    Reply,
+    ReplyParser,
+)
 
 ProtocolName = Literal["smtp", "lmtp"]
 
@@ -93,6 +100,7 @@ class Session:
         self.retiring = False  # QUIT is due: it still works, but nothing should be built on it
         self.rset_owed = False  # RE1
         self.rset_alone = False  # this endpoint answers 503 to MAIL behind a folded RSET (D8)
+        self.flightless: str | None = None  # why nothing runs ahead here any more (pipelining FB1)
         self.source_error: Exception | None = None  # what the caller's own body source raised
         self.mails = 0  # MAIL commands written
         self.nonmail = 0  # pool VA4: what Exim counts
@@ -110,6 +118,22 @@ class Session:
         After this flow the connection is closed, nothing is written.
         """
         self.condemned = self.condemned or reason
+
+    def surplus(self, reason: str) -> tuple[list[Reply], bool, bool]:
+        """The replies that answer nothing, whether one more is cut short, and whether octets are no reply.
+
+        Any of them condemns the session.
+        """
+        replies: list[Reply] = []
+        if not self.parser.pending:
+            return replies, False, False
+        self.condemn(reason)
+        try:
+            while (reply := self.parser.next_reply()) is not None:
+                replies.append(reply)
+        except MalformedReplyError:
+            return replies, False, True
+        return replies, bool(self.parser.pending), False  # what a reply cut short says is not known: it may be a yes
 
     def require_between_mails(self, verb: str) -> None:
         """Raise `UsageError` unless a command that is no part of a mail may be written."""

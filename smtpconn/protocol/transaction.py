@@ -14,7 +14,7 @@ from smtpconn.protocol.envelope import Outgoing, missing_end
 from smtpconn.protocol.errors import Delivery, DeliveryUnknownError, ProtocolError, SmtpError
 from smtpconn.protocol.flow import Flow, Pipelining, Step
 from smtpconn.protocol.ledger import CHUNK, DATA, DOT, END, LMTP_END, MAIL, RCPT, RSET, Entry
-from smtpconn.protocol.reply import MalformedReplyError, Reply
+from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult, refusal
 from smtpconn.protocol.session import Session, SessionState, used_up
 
@@ -24,6 +24,7 @@ WINDOW = 4  # BDAT chunks of a stream without an answer (CN4)
 _Verdict = tuple[Delivery, "Reply | None", "str | None"]
 _OUT_OF_STEP = 503  # BR10: client and server do not agree about the state
 _UNKNOWN_COMMAND = frozenset({500, 502, 504})
+_NO_FLIGHT = frozenset({500, 502, 503})  # FB1(c)
 
 
 class Attempt:
@@ -40,42 +41,53 @@ class Attempt:
         self.ends: list[Entry] = []
         self.rset_folded = False  # RSET shares a flight with MAIL
         self.accepted: dict[int, int] = {}  # the place of each accepted RCPT -> its position among them
+        self.in_burst = False  # its message was written before the reply to its MAIL
+        self.contaminated = False  # the end of data was accepted though the envelope was not (DT20)
+        self.announced = False  # its envelope was written behind the end of data in front of it
         self.out_of_step: Entry | None = None  # the first RCPT that was answered 503
         self.source_failed = False  # the caller's body source raised
         self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
 
     # --- the conversation ---
 
-    def flow(self, level: Pipelining) -> Flow[SendResult]:
-        """Send the mail. Raises a `ReplyError` or `RecipientsRefusedError` for a refusal (LMTP: of the whole mail)."""
+    def flow(self, level: Pipelining, following: Attempt | None = None) -> Flow[SendResult]:
+        """Send the mail. Raises a `ReplyError` or `RecipientsRefusedError` for a refusal (LMTP: of the whole mail).
+
+        `following`: the mail whose envelope is written behind this one's end of data (PREFETCH); its own `flow` goes on
+        from there.
+        """
         grouped = level > Pipelining.OFF and self.session.capabilities.supports_pipelining
-        yield from self._envelope(grouped)
-        if (yield from self._envelope_refused()):
+        if not self.announced:
+            yield from self._envelope(grouped, always_reset=level >= Pipelining.PREFETCH)
+        if (yield from self._envelope_refused(following)):
             return SendResult(self.results())
         self.session.state = SessionState.DATA
         if self.outgoing.chunking:
-            yield from self._chunks(grouped)
+            yield from self._chunks(grouped, following)
         else:
-            yield from self._data()
-        return self._concluded()
+            yield from self._data(following)
+        try:
+            return self._concluded(following)
+        finally:
+            if following is not None:
+                following.take_note()
 
-    def _envelope(self, grouped: bool) -> Flow[None]:
-        """RSET if owed, MAIL, every RCPT, and DATA: in groups of at most GROUP octets, or one by one."""
+    def _envelope(self, grouped: bool, *, always_reset: bool) -> Flow[None]:
+        """RSET if owed (at PREFETCH and BURST always, RE2), MAIL, every RCPT, and DATA.
+
+        In groups of at most GROUP octets, or one by one.
+        """
         session = self.session
         lines: list[tuple[bytes, Entry]] = []
-        if session.rset_owed and session.mails:
+        if session.mails and (session.rset_owed or always_reset):
             self.rset = Entry(RSET)
-            session.nonmail += 1
+            session.nonmail += session.rset_owed  # servers allow one behind a delivered message (RE6)
             if session.rset_alone:
                 yield Step(commands.rset(), (self.rset,), RSET.stage)
                 self._notice_used_up(self.rset)
             else:
                 lines.append((commands.rset(), self.rset))
-        lines.append((self.outgoing.mail_line, self.mail))
-        lines.extend(zip(self.outgoing.rcpt_lines, self.rcpts, strict=True))
-        if not self.outgoing.chunking:
-            self.data = Entry(DATA)
-            lines.append((commands.data(), self.data))
+        lines.extend(self._envelope_lines())
         for group in _groups(lines, GROUP if grouped else 0):
             if self._is_pointless(group):
                 return
@@ -86,6 +98,58 @@ class Attempt:
                 self.rset_folded = entries[0] is self.rset
             yield Step(b"".join([line for line, _ in group]), entries, entries[0].kind.stage)
             self._follow(entries)
+
+    def _envelope_lines(self) -> Iterator[tuple[bytes, Entry]]:
+        yield self.outgoing.mail_line, self.mail
+        yield from zip(self.outgoing.rcpt_lines, self.rcpts, strict=True)
+        if not self.outgoing.chunking:
+            self.data = Entry(DATA, announced=self.mail.announced)
+            yield commands.data(), self.data
+
+    # --- running ahead ---
+
+    @property
+    def fits_one_group(self) -> bool:
+        """True if the whole envelope, RSET and DATA included, fits one group (LV6)."""
+        lines = [commands.rset(), self.outgoing.mail_line, *self.outgoing.rcpt_lines, commands.data()]
+        return sum(map(len, lines)) <= GROUP
+
+    def announcement(self) -> tuple[bytes, list[Entry]]:
+        """RSET and the envelope, to be written behind the end of data in front of it (LV6)."""
+        self.rset = Entry(RSET, announced=True)
+        for entry in (self.mail, *self.rcpts):
+            entry.announced = True
+        lines = [(commands.rset(), self.rset), *self._envelope_lines()]
+        return b"".join([line for line, _ in lines]), [entry for _, entry in lines]
+
+    def take_note(self) -> None:
+        """The flight that announced this mail is over, and the mail in front of it is concluded."""
+        session = self.session
+        self.announced = self.rset_folded = True
+        session.mails += 1
+        session.nonmail += session.rset_owed  # RE6: the RSET in front of it
+        session.rset_owed = True
+        self._follow(self.envelope)
+
+    @property
+    def envelope(self) -> list[Entry]:
+        """The entries of its envelope, in order."""
+        return [entry for entry in (self.rset, self.mail, *self.rcpts, self.data) if entry is not None]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All entries of its, in order."""
+        return [*self.envelope, *self.chunks, *self.ends]
+
+    @property
+    def begun(self) -> bool:
+        """True if octets of it may have been written."""
+        return self.mail.reply is not None or self.mail in self.session.ledger.owed
+
+    @property
+    def answered(self) -> bool:
+        """True if every final reply was read."""
+        return bool(self.ends) and all(entry.reply is not None for entry in self.ends)
 
     def _is_pointless(self, group: Sequence[tuple[bytes, Entry]]) -> bool:
         """True if this group must not be written.
@@ -109,7 +173,7 @@ class Attempt:
         elif self.mail.reply is not None:
             self.session.state = SessionState.MAIL_FROM
 
-    def _envelope_refused(self) -> Flow[bool]:
+    def _envelope_refused(self, following: Attempt | None) -> Flow[bool]:
         """Judge the replies to the envelope.
 
         False if the content follows, True if the (LMTP) result stands, else raises.
@@ -118,16 +182,19 @@ class Attempt:
         self._condemn_surplus()
         if _is_refused(self.rset):
             session.retiring = True  # RE5: MAIL clears the buffers, too (RFC 5321 section 4.1.1.2)
+        if self.announced:
+            self._refuse_flight()
         if not _is_positive(self.mail):
-            yield from self._leave_data()
+            yield from self._leave_data(following)
             self._raise_mail_refused()
         if self.out_of_step is not None:
             self._raise_refused(self.out_of_step)
         places = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
         self.accepted = {place: position for position, place in enumerate(places)}
         if not self.accepted:
-            yield from self._leave_data()
-            session.state = SessionState.MAIL_FROM
+            yield from self._leave_data(following)
+            if following is None or not following.announced:
+                session.state = SessionState.MAIL_FROM
             if session.is_lmtp:
                 return True
             raise refusal(self.results())
@@ -135,7 +202,56 @@ class Attempt:
             self._raise_refused(self.data)
         return False
 
-    def _leave_data(self) -> Flow[None]:
+    def accept(self) -> None:
+        """In a burst: the envelope is answered, and so it is known how many final replies there are (LG4)."""
+        self._follow(self.envelope)
+        if _is_refused(self.rset):
+            self.session.retiring = True  # RE5
+        places = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
+        if _is_positive(self.mail):
+            self.accepted = {place: position for position, place in enumerate(places)}
+        elif places:
+            self.session.condemn("a RCPT accepted without a MAIL")
+        if self.session.is_lmtp:
+            self.ends += [Entry(LMTP_END) for _ in range(len(self.accepted) - 1)]
+
+    def burst_conclusion(self) -> SendResult:
+        """The result of a transaction that was written whole, all of its replies read; raises the refusal of it."""
+        session = self.session
+        if not self.accepted and any(map(_is_positive, self.ends)):
+            self.contaminated = True
+            session.condemn("a message accepted without a recipient")
+            raise ProtocolError("the server took a message whose envelope it had refused", stage=END.stage)
+        self._refuse_flight()
+        if not _is_positive(self.mail):
+            self._raise_refused(self.mail)
+        if not self.accepted:
+            if session.is_lmtp:
+                return SendResult(self.results())
+            raise refusal(self.results())
+        if any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
+            session.flightless = "BDAT is unknown"  # FB1(d)
+        return self.conclusion()
+
+    def _refuse_flight(self) -> None:
+        """FB1(c), FB4: 500, 502 or 503 behind an end of data speaks of the flight, not of the mail."""
+        if _code(self.rset) in _NO_FLIGHT:
+            self.session.flightless = f"{_code(self.rset)} to RSET behind an end of data"
+        refused = [entry for entry in (self.mail, *self.rcpts, self.data) if entry and _code(entry) in _NO_FLIGHT]
+        if _is_positive(self.mail) and self.data in refused and not any(map(_is_positive, self.rcpts)):
+            refused.remove(self.data)  # DT16: nobody was accepted
+        if not refused or (not _is_positive(self.mail) and self.mail not in refused):
+            return
+        reply = refused[0].reply
+        session, stage = self.session, refused[0].kind.stage
+        session.flightless = f"{_code(refused[0])} to {stage} behind an end of data"
+        session.condemn(session.flightless)
+        session.state = SessionState.MAIL_FROM
+        error = ProtocolError(f"{stage} behind an end of data answered {reply}", stage=stage, reply=reply)
+        error._unanswered = refused[0] is self.mail
+        raise error
+
+    def _leave_data(self, following: Attempt | None) -> Flow[None]:
         """Leave an unwanted 354.
 
         By a lone dot where that is harmless (RFC 2920 section 3.1), else by closing (DT7, DT13, DT14).
@@ -151,8 +267,14 @@ class Attempt:
         if self.session.is_lmtp:
             self.session.condemn("DATA accepted without a recipient")  # how many replies a dot gets is undefined
             return
-        reply = (yield Step(body.TERMINATOR, (Entry(DOT),), DOT.stage))[0]
-        if reply.is_positive:
+        dot = Entry(DOT)
+        if following is None:
+            yield Step(body.TERMINATOR, (dot,), DOT.stage)
+        else:
+            envelope, entries = following.announcement()
+            yield Step(body.TERMINATOR + envelope, (dot, *entries), DOT.stage, ahead=True)
+            following.take_note()
+        if _is_positive(dot):
             self.session.condemn("a message accepted without a recipient")
 
     def _raise_mail_refused(self) -> None:
@@ -183,52 +305,65 @@ class Attempt:
         self.ends = [Entry(kind, offset) for _ in range(count)]
         return self.ends
 
-    def _data(self) -> Flow[None]:
-        """The body and the dot. The tail of the body may share the terminator's slice; nothing follows (BR13)."""
+    def _commit(
+        self, octets: bytes, stage: str, following: Attempt | None, *, droppable: bool = False
+    ) -> Flow[None]:
+        """Write what ends with the commit point, and the envelope that follows behind it (BR13, PF1)."""
+        ends = self._expect_end(len(octets))
+        if following is None:
+            yield Step(octets, ends, stage, droppable=droppable)
+            return
+        envelope, entries = following.announcement()
+        yield Step(octets + envelope, [*ends, *entries], stage, droppable=droppable, ahead=True)
+
+    def _data(self, following: Attempt | None) -> Flow[None]:
+        """The body and the dot. The tail of the body may share the terminator's slice."""
         content = self.outgoing.content
         if content is None:
-            yield from self._data_stream()
+            yield from self._data_stream(following)
             return
         stuffed, end = body.stuffed(content), body.ending(content)
         whole = len(stuffed) - len(stuffed) % body.SLICE
         if whole:
             yield Step(memoryview(stuffed)[:whole], (), "body")
-        last = stuffed[whole:] + end
-        yield Step(last, self._expect_end(len(last)), "body")
+        yield from self._commit(stuffed[whole:] + end, "body", following)
 
-    def _data_stream(self) -> Flow[None]:
+    def _data_stream(self, following: Attempt | None) -> Flow[None]:
         stuffer, source = body.DotStuffer(), self.outgoing.source()
         held = b""
         while (octets := self._pull(source)) is not None:
             if held:
                 yield Step(held, (), "body")
             held = stuffer.process_chunk(octets)
-        last = held + stuffer.finish()
-        yield Step(last, self._expect_end(len(last)), "body")
+        yield from self._commit(held + stuffer.finish(), "body", following)
 
-    def _chunks(self, grouped: bool) -> Flow[None]:
+    def _chunks(self, grouped: bool, following: Attempt | None) -> Flow[None]:
         """BDAT (RFC 3030). Bytes are one LAST chunk.
 
         A stream goes in windows, LAST alone after every earlier 2yz (EN8).
         """
         content = self.outgoing.content
         if content is not None:
-            yield from self._last_chunk(content + (b"" if self.outgoing.is_binary else missing_end(content)))
+            yield from self._last_chunk(self.whole_chunk(content), following)
             return
         source = self.outgoing.source()
         held = self._chunk(source)
         while held is not None:
             window: list[bytes] = []
             while len(window) < (WINDOW if grouped else 1):
-                following = self._chunk(source)
-                if following is None:
+                chunk = self._chunk(source)
+                if chunk is None:
                     break
                 window.append(held)
-                held = following
+                held = chunk
             if not window:
                 break
             yield from self._window(window)
-        yield from self._last_chunk(held or b"")
+        yield from self._last_chunk(held or b"", following)
+
+    def whole_chunk(self, content: bytes) -> bytes:
+        """The octets of a message of known length as one chunk."""
+        return content if self.outgoing.is_binary else content + missing_end(content)
 
     def _chunk(self, source: Iterator[bytes]) -> bytes | None:
         """The next chunk of a stream, or None at its end."""
@@ -253,14 +388,18 @@ class Attempt:
                     self.session.condemn("BDAT is unknown: its octets may be taken for commands")
                 self._raise_refused(entry)
 
-    def _last_chunk(self, chunk: bytes) -> Flow[None]:
+    def _last_chunk(self, chunk: bytes, following: Attempt | None) -> Flow[None]:
         line = commands.bdat(len(chunk), last=True)
-        ends = self._expect_end(len(line) + len(chunk))
         if len(chunk) <= body.SLICE:
-            yield Step(line + chunk, ends, END.stage, droppable=True)
+            yield from self._commit(line + chunk, END.stage, following, droppable=True)
             return
-        yield Step(line, ends, END.stage, replies=0, droppable=True)
-        yield Step(memoryview(chunk), (), END.stage)
+        yield Step(line, self._expect_end(len(line) + len(chunk)), END.stage, replies=0, droppable=True)
+        if following is None:
+            yield Step(memoryview(chunk), (), END.stage)
+            return
+        yield Step(memoryview(chunk), (), END.stage, replies=0)
+        envelope, entries = following.announcement()
+        yield Step(envelope, entries, END.stage, ahead=True)
 
     def _pull(self, source: Iterator[bytes]) -> bytes | None:
         """The next octets of the caller's source.
@@ -291,15 +430,30 @@ class Attempt:
 
     # --- the outcome ---
 
-    def _concluded(self) -> SendResult:
-        """All final replies are in: the result, or the refusal of the whole mail."""
+    def _concluded(self, following: Attempt | None) -> SendResult:
+        """All replies of the flight are in: the result, or the refusal of the whole mail."""
         session = self.session
         session.state = SessionState.MAIL_FROM
-        self._look_for_surplus()
-        if any(_delivers(entry) for entry in self.ends):
+        if following is None:
+            self._look_for_surplus()
+        elif session.parser.pending and not (following.data and 300 <= _code(following.data) <= 399):
+            # AN2: with the 354 at its place the flight is aligned, and what stands behind it is the next mail's
+            self._look_for_surplus()
+            session.flightless = "a flight out of step"
+        if self.delivers:
             session.rset_owed = False
         for entry in self.ends:
             self._notice_used_up(entry)
+        return self.conclusion()
+
+    @property
+    def delivers(self) -> bool:
+        """True if somebody got the mail."""
+        return any(map(_delivers, self.ends))
+
+    def conclusion(self) -> SendResult:
+        """The result by the final replies, which are all there; raises the refusal of the whole mail."""
+        session = self.session
         if self.misaligned:
             raise ProtocolError("replies that answer nothing followed the final reply", stage=END.stage)
         if self.outgoing.chunking and any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
@@ -315,26 +469,42 @@ class Attempt:
 
         They leave the verdict in doubt where it could be theirs.
         """
-        parser = self.session.parser
-        if not parser.pending:
+        replies, cut, garbage = self.session.surplus("octets behind the final reply")
+        if not replies and not cut and not garbage:
             return
-        self.session.condemn("octets behind the final reply")
-        replies: list[Reply] = []
-        garbage = False
-        try:
-            while (reply := parser.next_reply()) is not None:
-                replies.append(reply)
-        except MalformedReplyError:
-            garbage = True
-        cut = bool(parser.pending) and not garbage  # what a reply cut short says is not known: it may be a yes
         if not cut and not garbage and all(reply.code in (421, 221) for reply in replies):
             self.session.closing = replies[-1]
             return
-        success = not cut and not garbage and all(reply.is_positive for reply in replies)
-        if self.session.is_lmtp or _delivers(self.ends[0]):
-            self.misaligned = not success or not all(_delivers(entry) for entry in self.ends)
+        self.misaligned = self.is_in_doubt(replies, unread=cut, garbage=garbage)
+
+    def cut_off(self, following: Attempt) -> SendResult:
+        """The flight broke behind this mail's final replies: the result by these (PF5), or by what it showed (PF6)."""
+        ledger = self.session.ledger
+        if ledger.surplus or ledger.garbled:
+            self.session.flightless = "a flight out of step"
+            self._judge_shift(following)
+        return self.conclusion()
+
+    def _judge_shift(self, following: Attempt) -> None:
+        """PF6: a reply too many or too few. The true final reply is one of a window that the shift tells."""
+        ledger = self.session.ledger
+        entries = [*self.ends, *following.envelope]
+        read = [entry.reply for entry in entries if entry.reply is not None] + ledger.surplus
+        go_on = next((place for place, reply in enumerate(read) if 300 <= reply.code <= 399), None)
+        first = len(self.ends)
+        if following.data is not None and go_on is not None:
+            shift = go_on - entries.index(following.data)
+            others = read[first : first + shift]
+            self.misaligned = shift < 0 or self.is_in_doubt(others, unread=False, garbage=False)
         else:
-            self.misaligned = cut or any(reply.is_positive and reply.code != 221 for reply in replies)
+            self.misaligned = self.is_in_doubt(read[first:], unread=False, garbage=ledger.garbled)
+
+    def is_in_doubt(self, others: Sequence[Reply], *, unread: bool, garbage: bool) -> bool:
+        """OS, LS, PF6: could one of these replies be the final one, and would it change the verdict?"""
+        if self.session.is_lmtp or _delivers(self.ends[0]):
+            success = not unread and not garbage and all(reply.is_positive for reply in others)
+            return not success or not all(_delivers(entry) for entry in self.ends)
+        return unread or any(reply.is_positive and reply.code != 221 for reply in others)
 
     def results(self) -> tuple[RecipientResult, ...]:
         """What is known of every recipient given, in order."""
@@ -343,15 +513,23 @@ class Attempt:
         return tuple(RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs)
 
     def _verdict(self, place: int) -> _Verdict:
+        end = self._end_of(place)
+        handed_over = end is not None and end.reply is None and self.session.ledger.committed(end)
         refused = self._refused_by(place)
+        if self.contaminated or (refused is not None and handed_over and _is_refused(self.rset)):
+            return Delivery.UNKNOWN, self.ends[0].reply, END.stage  # maybe for an older envelope (BR17, BU3)
         if refused is not None:
             return Delivery.NOT_DELIVERED, refused.reply, refused.kind.stage
-        end = self._end_of(place)
-        if end is None or (end.reply is None and not self.session.ledger.committed(end)):
+        if end is None or (end.reply is None and (not handed_over or self._is_dismissed)):
             return Delivery.NOT_DELIVERED, None, None
         if end.reply is None or self.misaligned:
             return Delivery.UNKNOWN, end.reply, end.kind.stage
         return Delivery.DELIVERED if _delivers(end) else Delivery.NOT_DELIVERED, end.reply, end.kind.stage
+
+    @property
+    def _is_dismissed(self) -> bool:
+        """BU2: the server said goodbye in front of this end of data, and ended: it takes commands in order."""
+        return self.in_burst and self.session.ledger.farewell
 
     def _refused_by(self, place: int) -> Entry | None:
         """The first entry whose refusal says that this recipient cannot have the mail."""
@@ -361,6 +539,8 @@ class Attempt:
         return None
 
     def _end_of(self, place: int) -> Entry | None:
+        if self.in_burst and place not in self.accepted:
+            return self.ends[0]
         if not self.ends or place not in self.accepted:
             return None
         return self.ends[self.accepted[place]] if self.session.is_lmtp else self.ends[0]
@@ -393,8 +573,8 @@ def _delivers(entry: Entry) -> bool:
     return _is_positive(entry) and _code(entry) != 221
 
 
-def _code(entry: Entry) -> int:
-    return entry.reply.code if entry.reply is not None else 0
+def _code(entry: Entry | None) -> int:
+    return entry.reply.code if entry is not None and entry.reply is not None else 0
 
 
 def _groups(lines: Sequence[tuple[bytes, Entry]], limit: int) -> Iterator[list[tuple[bytes, Entry]]]:
