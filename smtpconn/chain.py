@@ -201,7 +201,7 @@ class Chain:
     def _fault(self, fault: SmtpError | None, following: Attempt) -> SmtpError:
         """PF7: what the mail that was announced gets: the class of the fault, nothing of it committed."""
         session = self._session
-        if fault is not None:
+        if fault is not None and (session.closing is None or isinstance(fault, ServiceUnavailableError)):
             error = copy.copy(fault)
         elif session.closing is not None:
             text = f"the server closes the connection: {session.closing}"
@@ -210,7 +210,9 @@ class Chain:
             error = ProtocolError(session.flightless, stage="MAIL")
         else:
             error = ConnectionLostError(f"the connection was closed: {session.condemned}", stage="MAIL")
-        error._unanswered = following.mail.reply is None and not isinstance(error, ProtocolError)
+        reply = following.mail.reply  # a farewell in its place is none (D7)
+        unanswered = reply is None or reply.code in (421, 221)
+        error._unanswered = unanswered and not isinstance(error, ProtocolError)
         return error
 
     # --- BURST ---

@@ -7,7 +7,8 @@ octet of either direction, or fail any call of the client's. Nothing is judged h
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,8 +38,9 @@ from .reference_server import PASSWORD, ReferenceServer
 TIMEOUT = 30.0
 ADDRESSES = ("a@x.test", "b@x.test", "c@x.test")
 GARBAGE = b"\x16\x03\x01 HTTP/1.1\r\n"
-Ending = Literal["FIN", "RST", "stall", "garbage"]
+Ending = Literal["FIN", "RST", "stall", "garbage", "interrupt"]
 ENDINGS: tuple[Ending, ...] = ("FIN", "RST", "stall", "garbage")
+Spoilt = tuple[bytes | None, Ending | None]
 Verdicts = tuple[RecipientResult, ...]
 
 
@@ -47,7 +49,8 @@ class Line:
 
     `late`: not before the server would say more, so that it has heard the rest of what the client writes. `takes`: how
     many of the client's octets are taken before writing ends in `ending`. `failing`: called before each call that can
-    fail.
+    fail. `spoilt`: the number of a reply, the greeting is 0 -> what is said in its place, and how the line ends then,
+    if it does.
     """
 
     def __init__(
@@ -59,11 +62,14 @@ class Line:
         late: bool = False,
         takes: int | None = None,
         failing: Callable[[str], None] | None = None,
+        spoilt: Mapping[int, Spoilt] | None = None,
         secure: bool = False,
     ) -> None:
         self.server, self.cut, self.ending, self.late, self.takes = server, cut, ending, late, takes
         self.failing = failing or _nothing
         self.secure, self.tls = secure, None
+        self.spoilt = spoilt or {}
+        self.replies = 0
         self.said = 0
         self.taken = 0
         self.closed = False
@@ -73,6 +79,23 @@ class Line:
         self._say(server.greeting())
 
     def _say(self, octets: bytes) -> None:
+        if not self.spoilt:
+            self._pass_on(octets)
+            return
+        for reply in re.findall(rb"(?s)(?:[0-9]{3}-[^\n]*\n)*[0-9]{3} [^\n]*\n", octets):
+            said, ending = self.spoilt.get(self.replies, (None, None))
+            self.replies += 1
+            self._pass_on(reply if said is None else said)
+            if ending is not None and not self.dead:
+                self.dead, self.ending = True, ending
+
+    def inject(self, octets: bytes, ending: Ending | None) -> None:
+        """Say something unasked, and perhaps end."""
+        self.inbox += octets
+        if ending is not None:
+            self.dead, self.ending = True, ending
+
+    def _pass_on(self, octets: bytes) -> None:
         if self.dead:
             return
         if self.cut is not None and self.said + len(octets) >= self.cut + self.late:
@@ -111,6 +134,8 @@ class Line:
             return b""
         if self.dead and self.ending == "RST":
             raise ConnectionResetError(errno.ECONNRESET, "gone")
+        if self.dead and self.ending == "interrupt":
+            raise KeyboardInterrupt
         raise TimeoutError
 
     def readable(self) -> bool:
@@ -196,21 +221,29 @@ class Played:
             for entry in outcome.recipients:
                 yield outcome.name, str(entry.address), entry.delivery
 
-    def send(self, mails: Sequence[Mail]) -> None:
-        """Send the mails in one batch, keep their verdicts. What is no outcome of a mail passes on."""
+    def send(self, mails: Sequence[Mail], between: Callable[[int], None] | None = None) -> None:
+        """Send the mails in one batch, keep their verdicts. What is no outcome of a mail passes on.
+
+        `between` is called with the number of outcomes so far, once each is there.
+        """
         assert self.connection is not None
         begun = len(self.outcomes)
+        batch = self.connection.send_many(mails, timeout=TIMEOUT)
         try:
-            for outcome in self.connection.send_many(mails, timeout=TIMEOUT):
+            for outcome in batch:
                 if outcome.error is not None:
                     self.errors.append(outcome.error)
                 self.outcomes.append(Outcome(str(outcome.mail.tag), outcome.recipients, outcome.error))
+                if between is not None:
+                    between(len(self.outcomes))
         except BaseException as error:
             verdict = attempt_of(error)
             if verdict is not None:
                 cut_off = mails[len(self.outcomes) - begun]
                 self.outcomes.append(Outcome(str(cut_off.tag), verdict.recipients, error))
             raise
+        finally:
+            batch.close()
 
 
 Make = Callable[[Line], Mail]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+LAST_LINE = re.compile(rb"(?m)^[0-9]{3} ")
 PATH = re.compile(rb"<([^>]*)>")
 PASSWORD = "correct horse"
 Exchange = Generator[bytes, bytes, None]
@@ -40,8 +41,10 @@ class ReferenceServer:
     refuse: Mapping[str, str] = field(default_factory=dict)
     final: Sequence[str] = ()
     data_anyway: bool = False  # 354 though nobody was accepted
+    scripted: Mapping[int, str] = field(default_factory=dict)  # number of the reply, the greeting is 0 -> a refusal
 
     def __post_init__(self) -> None:
+        self.said = 1  # replies, the greeting included
         self.booked: set[tuple[str, str]] = set()
         self.finals = list(self.final)
         self._buffer = bytearray()
@@ -65,6 +68,7 @@ class ReferenceServer:
         said: list[bytes] = []
         while (answer := self._advance()) is not None:
             said.append(answer)
+            self.said += len(LAST_LINE.findall(answer))
         return b"".join(said)
 
     def _forget(self) -> None:
@@ -113,6 +117,7 @@ class ReferenceServer:
         recipients = self._recipients
         count = len(recipients) if self.lmtp else 1
         replies = [self.finals.pop(0) if self.finals else "250 taken" for _ in range(count)]
+        replies = [self.scripted.get(self.said + place, reply) for place, reply in enumerate(replies)]
         if not recipients:
             replies = ["554 no valid recipients"]
         for place, recipient in enumerate(recipients):
@@ -129,6 +134,8 @@ class ReferenceServer:
             return self._hello(name)
         if name in FIXED:
             return FIXED[name]
+        if self.said in self.scripted and name != "BDAT":
+            return f"{self.scripted[self.said]}\r\n".encode()
         commands = {"MAIL": self._mail, "RCPT": self._rcpt, "DATA": self._data, "BDAT": self._bdat}
         commands |= {"RSET": self._rset, "AUTH": self._auth}
         return commands[name](rest) if name in commands else b"500 what?\r\n"

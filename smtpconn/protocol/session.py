@@ -21,6 +21,7 @@ from smtpconn.protocol.errors import (
     PermanentReplyError,
     ProtocolError,
     ReplyError,
+    ServiceUnavailableError,
     StartTlsUnavailableError,
     TlsError,
     TransientReplyError,
@@ -397,8 +398,10 @@ class Session:
 
 
 def refused(kind: Kind, reply: Reply) -> ReplyError:
-    """`TransientReplyError` or `PermanentReplyError` for this reply."""
-    cls = TransientReplyError if reply.is_transient else PermanentReplyError
+    """`TransientReplyError`, `PermanentReplyError`, or `ServiceUnavailableError`, for this reply."""
+    cls: type[ReplyError] = TransientReplyError if reply.is_transient else PermanentReplyError
+    if reply.code in (421, 221):
+        cls = ServiceUnavailableError
     return cls(f"{kind.stage} refused: {reply}", stage=kind.stage, reply=reply)
 
 

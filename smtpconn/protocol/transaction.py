@@ -129,6 +129,8 @@ class Attempt:
         session.mails += 1
         session.nonmail += session.rset_owed  # RE6: the RSET in front of it
         session.rset_owed = True
+        if _is_refused(self.rset):
+            session.retiring = True  # RE5: from here on nothing runs ahead on this connection
         self._follow(self.envelope)
 
     @property
@@ -434,12 +436,9 @@ class Attempt:
         """All replies of the flight are in: the result, or the refusal of the whole mail."""
         session = self.session
         session.state = SessionState.MAIL_FROM
-        if following is None:
-            self._look_for_surplus()
-        elif session.parser.pending and not (following.data and 300 <= _code(following.data) <= 399):
+        if following is None or not (following.data and 300 <= _code(following.data) <= 399):
             # AN2: with the 354 at its place the flight is aligned, and what stands behind it is the next mail's
-            self._look_for_surplus()
-            session.flightless = "a flight out of step"
+            self._look_for_surplus(following)
         if self.delivers:
             session.rset_owed = False
         for entry in self.ends:
@@ -459,12 +458,12 @@ class Attempt:
         if self.outgoing.chunking and any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
             session.condemn("BDAT is unknown: its octets may be taken for commands")
         first = self.ends[0]
-        if not session.is_lmtp and not _is_positive(first):
+        if not session.is_lmtp and not _delivers(first):
             assert first.reply is not None
             raise session.refusal(END, first.reply)
         return SendResult(self.results(), None if session.is_lmtp else first.reply)
 
-    def _look_for_surplus(self) -> None:
+    def _look_for_surplus(self, following: Attempt | None) -> None:
         """OS and LS: octets behind the final reply end the session.
 
         They leave the verdict in doubt where it could be theirs.
@@ -474,30 +473,37 @@ class Attempt:
             return
         if not cut and not garbage and all(reply.code in (421, 221) for reply in replies):
             self.session.closing = replies[-1]
-            return
-        self.misaligned = self.is_in_doubt(replies, unread=cut, garbage=garbage)
+        elif following is None:
+            self.misaligned = self.is_in_doubt(replies, unread=cut, garbage=garbage)
+        else:
+            self.session.ledger.surplus += replies
+            self.session.ledger.garbled = cut or garbage
+            self._judge_shift(following)
 
     def cut_off(self, following: Attempt) -> SendResult:
         """The flight broke behind this mail's final replies: the result by these (PF5), or by what it showed (PF6)."""
         ledger = self.session.ledger
         if ledger.surplus or ledger.garbled:
-            self.session.flightless = "a flight out of step"
             self._judge_shift(following)
         return self.conclusion()
 
     def _judge_shift(self, following: Attempt) -> None:
         """PF6: a reply too many or too few. The true final reply is one of a window that the shift tells."""
         ledger = self.session.ledger
+        self.session.flightless = "a flight out of step"
         entries = [*self.ends, *following.envelope]
         read = [entry.reply for entry in entries if entry.reply is not None] + ledger.surplus
+        others = read[len(self.ends) :]
         go_on = next((place for place, reply in enumerate(read) if 300 <= reply.code <= 399), None)
-        first = len(self.ends)
+        shift: int | None = None
         if following.data is not None and go_on is not None:
             shift = go_on - entries.index(following.data)
-            others = read[first : first + shift]
-            self.misaligned = shift < 0 or self.is_in_doubt(others, unread=False, garbage=False)
+        elif not ledger.garbled and go_on is None and (following.data is None or following.data.reply is not None):
+            shift = sum(reply.code not in (421, 221) for reply in ledger.surplus)
+        if shift is None:
+            self.misaligned = self.is_in_doubt(others, unread=False, garbage=ledger.garbled)
         else:
-            self.misaligned = self.is_in_doubt(read[first:], unread=False, garbage=ledger.garbled)
+            self.misaligned = shift < 0 or self.is_in_doubt(others[:shift], unread=False, garbage=False)
 
     def is_in_doubt(self, others: Sequence[Reply], *, unread: bool, garbage: bool) -> bool:
         """OS, LS, PF6: could one of these replies be the final one, and would it change the verdict?"""
