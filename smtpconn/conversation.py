@@ -187,22 +187,31 @@ class Conversation:
         except SmtpError as error:
             fault = error
         except BaseException as error:
-            verdicts = [attempt.results() for attempt in burst.attempts]
-            attempts.attach(error, END.stage, [entry for results in verdicts for entry in results], cut_off=True)
-            for attempt, results in zip(burst.attempts, verdicts, strict=True):
-                self._settled(results, began, attempt.entries, error=error)
+            self._settle_burst(burst, [error] * len(burst.attempts), began)
+            attempts.attach(error, END.stage, burst.results(), cut_off=True)
             raise
         finally:
             driver.observe = observe
         outcomes = burst.outcomes(fault)
-        for attempt, outcome in zip(burst.attempts, outcomes, strict=True):
-            error_of = outcome if isinstance(outcome, SmtpError) else None
-            reply = outcome.reply if error_of is None else None
-            self._settled(outcome.recipients, began, attempt.entries, reply=reply, error=error_of)
+        self._settle_burst(burst, outcomes, began)
         driver.close_if_due()
         if self._session.retiring:
             self._end(budget)
         return outcomes
+
+    def _settle_burst(self, burst: Burst, outcomes: Sequence[Outcome | BaseException], began: float | None) -> None:
+        """BR26 for each mail of a burst, whatever one of the sinks does."""
+        interrupted: BaseException | None = None
+        for attempt, outcome in zip(burst.attempts, outcomes, strict=True):
+            error = outcome if isinstance(outcome, BaseException) else None
+            reply = outcome.reply if isinstance(outcome, SendResult) else None
+            try:
+                self._settled(attempt.results(), began, attempt.entries, reply=reply, error=error)
+            except BaseException as interrupt:
+                interrupted = interrupt
+        if interrupted is not None:
+            attempts.attach(interrupted, END.stage, burst.results(), cut_off=True)
+            raise interrupted
 
     def _conclude(self, attempt: Attempt, budget: Budget, following: Attempt | None = None) -> SendResult:
         """Send the mail, with the envelope of `following` behind it, and publish its verdicts once they are final.

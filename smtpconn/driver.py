@@ -242,7 +242,7 @@ class Driver:
     def _settle(self, budget: Budget, room: int | None) -> Reply:
         """Read the reply to the entry at the head, within the limit of its phase and of `room` octets."""
         ledger = self.session.ledger
-        entry = ledger.owed[0]
+        entry = ledger.head()
         kind = entry.kind
         reply = self._parsed(kind)
         if reply is None:
@@ -292,14 +292,17 @@ class Driver:
             self._read_on(budget)  # servers exist that go on after a 421; it was settled, so this ends
         except SmtpError:
             pass  # the fault that ended the flight is the one to be told
+        else:
+            if not self.session.ledger.owed:
+                self._read_surplus(None, budget)  # it may have been one reply too many
 
-    def _read_surplus(self, error: ProtocolError, budget: Budget) -> None:
+    def _read_surplus(self, error: ProtocolError | None, budget: Budget) -> None:
         """AN4: the flight is out of step. What else is said tells by how much (PF6)."""
         session = self.session
         surplus = session.ledger.surplus
-        if error.reply is not None:
+        if error is not None and error.reply is not None:
             surplus.append(error.reply)
-        else:
+        elif error is not None:
             session.ledger.garbled = True
         limit = budget.total.within(LISTEN)
         try:

@@ -43,6 +43,8 @@ class ReferenceServer:
     data_anyway: bool = False  # 354 though nobody was accepted
     scripted: Mapping[int, str] = field(default_factory=dict)  # number of the reply, the greeting is 0 -> a refusal
 
+    stops: int | None = None  # hears nothing more behind this reply
+
     def __post_init__(self) -> None:
         self.said = 1  # replies, the greeting included
         self.booked: set[tuple[str, str]] = set()
@@ -66,7 +68,7 @@ class ReferenceServer:
         """Take what the client wrote, give what is answered."""
         self._buffer += octets
         said: list[bytes] = []
-        while (answer := self._advance()) is not None:
+        while (self.stops is None or self.said <= self.stops) and (answer := self._advance()) is not None:
             said.append(answer)
             self.said += len(LAST_LINE.findall(answer))
         return b"".join(said)

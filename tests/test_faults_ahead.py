@@ -28,7 +28,7 @@ from smtpconn import (
     TransientReplyError,
 )
 
-from .reference_dialogues import ADDRESSES, Dialogue, Ending, Played, Spoilt, judge, mail, settled
+from .reference_dialogues import ADDRESSES, Dialogue, Played, Spoilt, judge, mail, settled
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
 TSV = pathlib.Path(__file__).with_name("faults.tsv")
@@ -261,7 +261,7 @@ def test_the_cell(case: Case) -> None:
 
 
 def _judge_interrupt(case: Case, played: Played) -> None:
-    """KU, KI: it leaves through the iterator; the outcome of the mail in hand is in its note and in the audit (PF13)."""
+    """KU, KI: it leaves through the iterator; the outcome in hand is in its note and in the audit (PF13)."""
     assert [type(error) for error in played.errors] == [KeyboardInterrupt]
     names = [outcome.name for outcome in played.outcomes]
     assert names == ["m1"]

@@ -11,11 +11,11 @@ import copy
 from collections.abc import Sequence
 
 from smtpconn.protocol import commands
-from smtpconn.protocol.errors import ServiceUnavailableError, SmtpError, SmtpTimeoutError
+from smtpconn.protocol.errors import ProtocolError, ServiceUnavailableError, SmtpError, SmtpTimeoutError
 from smtpconn.protocol.flow import Flow, Step
 from smtpconn.protocol.ledger import END, LMTP_END, RSET, Entry
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.result import RecipientResult, SendResult
 from smtpconn.protocol.session import Session, SessionState
 from smtpconn.protocol.transaction import GROUP, Attempt
 
@@ -69,15 +69,16 @@ class Burst:
             chunk = attempt.whole_chunk(content)
             parts += [lines, commands.bdat(len(chunk), last=True), chunk]
             size += sum(map(len, parts[-3:]))
-            attempt.ends = [Entry(LMTP_END if session.is_lmtp else END, size)]
+            end = Entry(LMTP_END if session.is_lmtp else END, size)
+            end.more = attempt.fan_out
+            attempt.ends = [end]
             attempt.in_burst = True
             entries += [*owed, *attempt.ends]
         first = len(self.attempts[0].envelope)
         yield Step(b"".join(parts), entries, END.stage, replies=first, droppable=True, ahead=True)
         session.mails += len(self.attempts)
         for place, attempt in enumerate(self.attempts):
-            attempt.accept()
-            session.ledger.expand(attempt.ends[1:])
+            session.ledger.head()  # fans out
             behind = self.attempts[place + 1 : place + 2]
             owed_next = sum([len(following.envelope) for following in behind])
             yield Step(b"", (), END.stage, replies=len(attempt.ends) + owed_next, ahead=True)
@@ -105,28 +106,39 @@ class Burst:
             self._judge_shift(surplus, shift, garbled)
 
     def _judge_shift(self, surplus: Sequence[Reply], shift: int | None, garbled: bool) -> None:
+        """BU4: which mails could have another reply than the one that was read, and would it change their verdict?"""
         self.session.flightless = "a flight out of step"
         entries = [entry for attempt in self.attempts for entry in (*attempt.envelope, *attempt.ends)]
-        read = [entry.reply for entry in entries if entry.reply is not None]
-        replies = [*read, *surplus]
+        replies = [entry.reply for entry in entries if entry.reply is not None] + list(surplus)
         for attempt in self.attempts:
+            own = [entry.reply for entry in attempt.entries if entry.reply is not None]
+            others: Sequence[Reply] = ()
             if attempt.answered:
                 last = entries.index(attempt.ends[-1]) + 1
                 others = replies[last:] if shift is None else replies[last : last + shift]
-                attempt.misaligned = attempt.is_in_doubt(others, unread=garbled, garbage=garbled)
+                final = [own[-1], *others]
+                if not self.session.is_lmtp and not garbled and all(reply.code >= 400 for reply in final):
+                    continue  # refused, whichever of them is its reply
+            agreed = not garbled and all(reply.is_positive for reply in (*own, *others))
+            attempt.contaminated = attempt.contaminated or not agreed
+
+    def results(self) -> tuple[RecipientResult, ...]:
+        """What is known of the recipients of all mails, in order."""
+        return tuple(entry for attempt in self.attempts for entry in attempt.results())
 
     def outcomes(self, fault: SmtpError | None) -> list[Outcome]:
         """What becomes of each mail; `fault` is what the flow raised."""
         ledger = self.session.ledger
         if fault is not None and (ledger.surplus or ledger.garbled):
-            self._judge_shift(ledger.surplus, None, ledger.garbled)
+            in_step = not ledger.owed and not ledger.garbled
+            self._judge_shift(ledger.surplus, len(ledger.surplus) if in_step else None, ledger.garbled)
         return [self._outcome(attempt, fault) for attempt in self.attempts]
 
     def _outcome(self, attempt: Attempt, fault: SmtpError | None) -> Outcome:
         try:
-            if fault is None or attempt.answered:
+            if not attempt.contaminated and (fault is None or attempt.answered):
                 return attempt.burst_conclusion()
-            error: SmtpError = copy.copy(fault)
+            error: SmtpError = ProtocolError("a flight out of step") if fault is None else copy.copy(fault)
         except SmtpError as refusal:
             error = refusal
         closing = self.session.closing

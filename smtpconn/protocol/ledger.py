@@ -8,7 +8,7 @@ the octets taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
 from smtpconn.protocol.reply import Reply
 
@@ -79,15 +79,17 @@ def auth_kind(mechanism: str) -> Kind:
 class Entry:
     """One reply owed. `offset`: where its commit point ends in the octets of its Step, or None if it has none.
 
-    `announced`: it belongs to an envelope that was written behind another mail's end of data.
+    `announced`: it belongs to an envelope that was written behind another mail's end of data. `more`: asked once the
+    entry is at the head, gives those that stand beside it (LG4).
     """
 
-    __slots__ = ("announced", "end", "kind", "offset", "reply")
+    __slots__ = ("announced", "end", "kind", "more", "offset", "reply")
 
     def __init__(self, kind: Kind, offset: int | None = None, *, announced: bool = False) -> None:
         self.kind = kind
         self.offset = offset
         self.announced = announced
+        self.more: Callable[[], Sequence[Entry]] | None = None
         self.end: int | None = None  # the offset in the whole output, once entered
         self.reply: Reply | None = None
 
@@ -121,13 +123,15 @@ class Ledger:
         entry.reply = self.last = reply
         return entry
 
-    def expand(self, more: Iterable[Entry]) -> None:
-        """The entry at the head stands for several replies, which are known only now (LG4): enter the others."""
-        head = self.owed.popleft()
-        entries = [head, *more]
-        for entry in entries:
-            entry.end = head.end
-        self.owed.extendleft(reversed(entries))
+    def head(self) -> Entry:
+        """The entry that the next reply settles."""
+        entry = self.owed[0]
+        if entry.more is not None:
+            others, entry.more = entry.more(), None
+            for place, other in enumerate(others, 1):
+                other.end = entry.end
+                self.owed.insert(place, other)
+        return entry
 
     @property
     def in_doubt(self) -> bool:

@@ -204,8 +204,11 @@ class Attempt:
             self._raise_refused(self.data)
         return False
 
-    def accept(self) -> None:
-        """In a burst: the envelope is answered, and so it is known how many final replies there are (LG4)."""
+    def fan_out(self) -> Sequence[Entry]:
+        """In a burst: the envelope is answered, and so it is known how many final replies there are (LG4).
+
+        Gives those beside the first.
+        """
         self._follow(self.envelope)
         if _is_refused(self.rset):
             self.session.retiring = True  # RE5
@@ -216,6 +219,7 @@ class Attempt:
             self.session.condemn("a RCPT accepted without a MAIL")
         if self.session.is_lmtp:
             self.ends += [Entry(LMTP_END) for _ in range(len(self.accepted) - 1)]
+        return self.ends[1:]
 
     def burst_conclusion(self) -> SendResult:
         """The result of a transaction that was written whole, all of its replies read; raises the refusal of it."""
@@ -535,7 +539,7 @@ class Attempt:
     @property
     def _is_dismissed(self) -> bool:
         """BU2: the server said goodbye in front of this end of data, and ended: it takes commands in order."""
-        return self.in_burst and self.session.ledger.farewell
+        return self.in_burst and self.session.ledger.farewell and self.ends[0].reply is None
 
     def _refused_by(self, place: int) -> Entry | None:
         """The first entry whose refusal says that this recipient cannot have the mail."""
