@@ -9,33 +9,23 @@ listens (BR16).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.journal import Journal
+from smtpconn.protocol import judging
 from smtpconn.protocol.body import SLICE
-from smtpconn.protocol.errors import (
-    ConnectionLostError,
-    PermanentReplyError,
-    ProtocolError,
-    ServiceUnavailableError,
-    SmtpError,
-    SmtpTimeoutError,
-    TransientReplyError,
-)
+from smtpconn.protocol.errors import ConnectionLostError, SmtpError, SmtpTimeoutError
 from smtpconn.protocol.flow import Flow, Result, Step
-from smtpconn.protocol.ledger import LMTP_END, QUIT, Entry, Kind
-from smtpconn.protocol.reply import MalformedReplyError, Reply, safe_octets
+from smtpconn.protocol.judging import Observer
+from smtpconn.protocol.ledger import BODY, Kind
+from smtpconn.protocol.reply import MalformedReplyError, Reply
 from smtpconn.protocol.session import Session, SessionState
 from smtpconn.transport import Transport
 
 RECEIVE = 65_536  # octets asked for at a time
 LISTEN = 0.25  # seconds of reading after a write that failed (LM14)
-_REPLIES, _PER_REPLY = 65_536, 512  # octets of all replies to one flight of a mail, and more for each (CN6)
-BODY = Kind("body", "body")  # nothing is owed while a body is written
-
-Observer = Callable[[Entry], None]
 
 
 class Driver:
@@ -82,18 +72,15 @@ class Driver:
             result: Result = stop.value
         except BaseException as error:
             flow.close()
-            source_error, session.source_error = session.source_error, None  # held on to, they would hold the message
             spared, self._spared = self._spared, None
-            deliberate = isinstance(error, SmtpError) or error is source_error
+            reason = judging.fatal(session, error, exchanging=exchanging and error is not spared)
             if error is spared:
                 session.state = SessionState.MAIL_FROM
-                self._close_if_due()
-            elif exchanging or not deliberate:
-                session.lost = isinstance(error, ConnectionLostError)
+            if reason is not None:
                 self.fault = type(error).__name__
                 if isinstance(error, SmtpError):
                     self.fault += f" ({error.stage})"
-                self.poison(str(error) if deliberate else f"{type(error).__name__} in the conversation")
+                self.poison(reason)
             else:
                 self._close_if_due()
             raise
@@ -126,9 +113,9 @@ class Driver:
     def _exchange(self, step: Step, budget: Budget) -> Sequence[Reply]:
         self._write(step, budget)
         owed = self.session.ledger.owed
-        count = len(owed) if step.replies is None else step.replies
+        count = judging.owed_to(self.session, step)
         commits = bool(count) and owed[-1].offset is not None
-        room = _REPLIES + _PER_REPLY * count
+        room = judging.room_for(count)
         replies: list[Reply] = []
         for _ in range(count):
             reply = self._settle(budget, room if count > 1 else None)
@@ -143,14 +130,14 @@ class Driver:
 
     def _write(self, step: Step, budget: Budget) -> None:
         """Write the octets of a step in slices, counting what is taken."""
-        ledger, expects = self.session.ledger, step.expects
+        ledger = self.session.ledger
         total = len(step.octets)
-        kind = expects[0].kind if expects and step.doing != BODY.stage else BODY
-        if total and not self._awaits_reply():
+        kind = judging.writing_kind(step)
+        if total and not judging.awaits_reply(self.session):
             self._look(kind)
         if self._heard is not None:
             self.journal.writing(step)
-        for entry in expects:
+        for entry in step.expects:
             ledger.enter(entry)
         commit = ledger.owed[-1].end if ledger.owed else None
         view, sent = memoryview(step.octets), 0
@@ -158,19 +145,11 @@ class Driver:
             end = min(sent + SLICE, total)
             deadline = budget.phase(BODY.phase if commit is not None else kind.phase)
             while sent < end:
-                if sent and not self._awaits_reply():
+                if sent and not judging.awaits_reply(self.session):
                     self._look(BODY)
                 if commit is not None and ledger.taken + end - sent >= commit and not budget.leaves_reserve():
                     raise _no_time_left()
                 sent += self._send(view[sent:end], step, deadline)
-
-    def _awaits_reply(self) -> bool:
-        """True if what comes in can be the reply at the head of the ledger: an end of data is not answered half-way."""
-        ledger = self.session.ledger
-        if not ledger.owed:
-            return False
-        end = ledger.owed[0].end
-        return end is None or ledger.taken >= end
 
     def _send(self, part: memoryview, step: Step, deadline: Deadline) -> int:
         ledger = self.session.ledger
@@ -198,15 +177,9 @@ class Driver:
             reply = self._next_reply(kind)
         except (OSError, MalformedReplyError):
             pass  # nothing more is to be learnt: the failed write is the error
-        if reply is not None and reply.code in (421, 221):
-            self._says_goodbye(kind, reply, error)
-        if _is_ours(error):
+        if _is_ours(error) and not (reply is not None and reply.code in (421, 221)):
             raise _timed_out(step.doing, reply) from error
-        lost = ConnectionLostError(
-            f"{step.doing}: connection lost while writing: {error}", stage=step.doing, reply=reply
-        )
-        lost._unanswered = kind.opens and reply is None and not session.parser.pending
-        raise lost from error
+        raise judging.lost_in_writing(session, kind, step.doing, error, reply) from error
 
     # --- reading ---
 
@@ -220,41 +193,14 @@ class Driver:
             while reply is None:
                 self._receive(kind, deadline)
                 reply = self._parsed(kind)
-        if room is not None and len(reply.raw) > room:
-            raise ProtocolError(f"{kind.stage}: more octets of replies to one flight than allowed", stage=kind.stage)
-        if reply.code in (421, 221) and kind is not QUIT:
-            self.session.closing = reply
-            self._enter_reply(reply)
-            if kind is not LMTP_END:  # L1: over LMTP it speaks of one recipient, the other final replies are read on
-                self._says_goodbye(kind, reply, None)
-        elif kind.permits(reply.code):
-            self._enter_reply(reply)
-        else:
-            raise ProtocolError(
-                f"{kind.stage} answered {reply}, which cannot be said here", stage=kind.stage, reply=reply
-            )
+        judging.settle(self.session, reply, room, self.observe)
         return reply
-
-    def _enter_reply(self, reply: Reply) -> None:
-        entry = self.session.ledger.settle(reply)
-        if self.observe is not None:
-            self.observe(entry)
-
-    def _says_goodbye(self, kind: Kind, reply: Reply, cause: BaseException | None) -> NoReturn:
-        """421, or 221 outside QUIT (BR2): the server closes the connection."""
-        self.session.closing = reply
-        error = ServiceUnavailableError(
-            f"{kind.stage}: the server closes the connection: {reply}", stage=kind.stage, reply=reply
-        )
-        error._unanswered = kind.opens
-        raise error from cause
 
     def _parsed(self, kind: Kind) -> Reply | None:
         try:
             return self._next_reply(kind)
         except MalformedReplyError as error:
-            text = f"{kind.stage}: {error.reason}: {safe_octets(error.octets)!r}"
-            raise ProtocolError(text, stage=kind.stage, offset=error.offset) from error
+            raise judging.malformed(kind, error) from error
 
     def _next_reply(self, kind: Kind) -> Reply | None:
         reply = self.session.parser.next_reply()
@@ -272,17 +218,10 @@ class Driver:
         except OSError as error:
             if _is_ours(error):
                 raise _timed_out(kind.stage) from error
-            raise self._lost(kind, f"connection lost: {error}") from error
+            raise judging.lost(self.session, kind, f"connection lost: {error}") from error
         if not octets:
-            raise self._lost(kind, "the server closed the connection")
+            raise judging.lost(self.session, kind, "the server closed the connection")
         self.session.parser.feed(octets)
-
-    def _lost(self, kind: Kind, what: str) -> ConnectionLostError:
-        in_reply = self.session.parser.pending
-        where = " inside a reply" if in_reply else ""
-        error = ConnectionLostError(f"{kind.stage}: {what}{where}", stage=kind.stage)
-        error._unanswered = kind.opens and not in_reply
-        return error
 
     # --- the look ---
 
@@ -294,25 +233,19 @@ class Driver:
         """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""
         if self.is_quiet():
             return
-        parser = self.session.parser
-        lost: OSError | None = None
+        cause: OSError | None = None
+        ended: str | None = None
         try:
-            ended = self._take_in()
+            if self._take_in():
+                ended = "the server closed the connection"
         except OSError as error:
-            if _is_ours(error) and not parser.pending:
-                return  # a false alarm: the socket is silent
-            ended, lost = not _is_ours(error), error
-        reply = self._parsed(kind)
-        if reply is None and ended:
-            raise self._lost(kind, f"connection lost: {lost}" if lost else "the server closed the connection") from lost
-        if reply is None or parser.pending:
-            raise ProtocolError(f"{kind.stage}: octets that answer no command", stage=kind.stage, reply=reply)
-        if reply.code in (421, 221):
-            self._says_goodbye(kind, reply, None)
-        if kind is BODY and reply.code >= 400:
-            cls = TransientReplyError if reply.is_transient else PermanentReplyError
-            raise cls(f"refused before the end of data: {reply}", stage=kind.stage, reply=reply)
-        raise ProtocolError(f"{kind.stage}: a reply that answers no command: {reply}", stage=kind.stage, reply=reply)
+            if _is_ours(error):
+                if not self.session.parser.pending:
+                    return  # a false alarm: the socket is silent
+            else:
+                ended = f"connection lost: {error}"
+            cause = error
+        raise judging.unasked(self.session, kind, self._parsed(kind), ended) from cause
 
     def _take_in(self) -> bool:
         """Give the parser what is there already; True at the end of the stream."""

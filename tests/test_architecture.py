@@ -24,8 +24,9 @@ FLOORS: list[set[str]] = [
     {"protocol.mail"},
     {"protocol.result", "protocol.policy", "protocol.commands", "protocol.gate"},
     {"protocol.session"},
-    {"protocol.envelope"},
+    {"protocol.envelope", "protocol.judging"},
     {"protocol.transaction"},
+    {"protocol.pump"},
     # ---- the wall: no I/O, no clock, no thread, no log above this line ----
     {"deadline", "pem", "attempts", "outcomes"},
     {"tls"},
