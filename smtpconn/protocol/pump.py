@@ -189,7 +189,7 @@ class Pump:
 
     def ended(self, reason: str | None = None) -> None:
         """The stream has ended: by the server, or for this reason (reset, TLS alert, failed write, closed by us)."""
-        self._ended = f"connection lost: {reason}" if reason else _CLOSED
+        self._ended = self._ended or (f"connection lost: {reason}" if reason else _CLOSED)
         if self._flow is None:
             return
         session, step = self.session, self._step
@@ -225,6 +225,11 @@ class Pump:
         session = self.session
         silent = self._ended is None and (self._flow is not None or not session.parser.pending)
         return silent and session.condemned is None and session.closing is None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What `result` would raise, for an owner who does not catch Python's exceptions; None while under way."""
+        return self._error
 
     def result(self) -> Any:
         """What the last flow returned, or what it or an exchange of it raised.

@@ -85,6 +85,7 @@ class Owner:
     def fails(self, *script: bytes) -> SmtpError:
         error = raised(self.finish, *script)
         assert isinstance(error, SmtpError)
+        assert self.pump.error is error
         return error
 
 
@@ -523,6 +524,7 @@ def test_D12_a_secret_does_not_go_out_in_the_clear_unless_it_is_allowed() -> Non
     owner.pump.start_auth(PasswordAuth("u", "p"), allow_plaintext_auth=True)
     owner.finish(b"235 yes\r\n")
     assert owner.session.authenticated
+    assert owner.pump.error is None
 
 
 def test_SEC2_a_secret_that_a_server_echoes_is_in_no_frame(delivery: Arrival) -> None:

@@ -234,7 +234,8 @@ def test_octets_behind_a_reply_stay_for_the_next_call_F28() -> None:
     "octets", [line_of(MAX_LINE) * 64, b"250 ok\r\n" * 131_072], ids=["long replies", "short replies"]
 )
 def test_work_is_linear_LM12(octets: bytes) -> None:
-    """1 MiB fed octet by octet in less than 2 s."""
+    """1 MiB fed octet by octet in less than 2 s; WebAssembly may take ten times as long."""
+    limit = 20.0 if sys.platform in ("emscripten", "wasi") else 2.0
     parser = ReplyParser()
     count = 0
     began = time.process_time()
@@ -244,7 +245,7 @@ def test_work_is_linear_LM12(octets: bytes) -> None:
             count += 1
     assert len(octets) == 1 << 20
     assert count in (64, 131_072)
-    assert time.process_time() - began < 2.0 or sys.gettrace() is not None  # coverage is allowed to be slow
+    assert time.process_time() - began < limit or sys.gettrace() is not None  # coverage is allowed to be slow
 
 
 def test_what_is_redacted_reaches_neither_reply_nor_error() -> None:
