@@ -84,7 +84,7 @@ def test_pyodide_finds_the_tests_that_CPython_finds(report: dict[str, Any], coll
 
 
 def test_every_table_of_the_core_passes_in_pyodide_or_says_why_it_cannot(
-    report: dict[str, Any], collected: list[str], record_property: Callable[[str, object], None]
+    report: dict[str, Any], collected: list[str], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """Among them the edge cases that the specification marks C."""
     outcomes, reasons = report["outcomes"], report["reasons"]
@@ -92,8 +92,8 @@ def test_every_table_of_the_core_passes_in_pyodide_or_says_why_it_cannot(
     failed = {name: reasons.get(name, "")[-300:] for name in outcomes if outcomes[name] != "passed"}
     assert {name: reason for name, reason in failed.items() if reason_of(name) is None} == {}
     passed = len(outcomes) - len(failed)
-    record_property("passed in Pyodide", passed)
-    record_property("impossible in Pyodide", len(failed))
+    record_testsuite_property("passed in Pyodide", passed)
+    record_testsuite_property("impossible in Pyodide", len(failed))
     assert passed == len(collected) - sum(reason_of(name) is not None for name in collected)
 
 

@@ -19,9 +19,7 @@ _ANSWERING = 60.0
 
 
 class Worker:
-    """A running `worker.mjs`, as a context manager. `about` says what Python it has."""
-
-    about: dict[str, str]
+    """A running `worker.mjs`, as a context manager."""
 
     def __init__(self, node: Node, script: Path, *arguments: str) -> None:
         self._command = [str(node.program), str(script), *arguments]
@@ -41,7 +39,7 @@ class Worker:
         self._reader = threading.Thread(target=self._read, name="worker.mjs", daemon=True)
         self._reader.start()
         try:
-            self.about = self._answer(_STARTING)
+            assert self._answer(_STARTING) == {"ready": True}
         except BaseException:
             self._stop()
             raise
@@ -58,6 +56,10 @@ class Worker:
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return self._answer(_ANSWERING)
+
+    def python(self, code: str) -> dict[str, Any]:
+        """Run Python there; what its last expression gives must be JSON."""
+        return self.run({"python": code})
 
     def _read(self) -> None:
         assert self._process.stdout is not None
