@@ -14,29 +14,25 @@ from typing import NoReturn
 
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.journal import Journal
+from smtpconn.protocol import judging
 from smtpconn.protocol.body import SLICE
 from smtpconn.protocol.errors import (
     ConnectionLostError,
-    PermanentReplyError,
     ProtocolError,
     ServiceUnavailableError,
     SmtpError,
     SmtpTimeoutError,
-    TransientReplyError,
 )
 from smtpconn.protocol.flow import Flow, Result, Step
-from smtpconn.protocol.ledger import LMTP_END, QUIT, Entry, Kind
-from smtpconn.protocol.reply import MalformedReplyError, Reply, safe_octets
+from smtpconn.protocol.judging import Observer
+from smtpconn.protocol.ledger import BODY, Kind
+from smtpconn.protocol.reply import MalformedReplyError, Reply
 from smtpconn.protocol.session import Session, SessionState
 from smtpconn.transport import Transport
 
 RECEIVE = 65_536  # octets asked for at a time
 LISTEN = 0.25  # seconds of reading after a write that failed (LM14)
-_REPLIES, _PER_REPLY = 65_536, 512  # octets of all replies to one flight of a mail, and more for each (CN6)
 _SURPLUS = 64  # replies read behind a flight that is out of step
-BODY = Kind("body", "body")  # nothing is owed while a body is written
-
-Observer = Callable[[Entry], None]
 
 
 class Driver:
@@ -86,18 +82,15 @@ class Driver:
             result: Result = stop.value
         except BaseException as error:
             flow.close()
-            source_error, session.source_error = session.source_error, None  # held on to, they would hold the message
             spared, self._spared = self._spared, None
-            deliberate = isinstance(error, SmtpError) or error is source_error
+            reason = judging.fatal(session, error, exchanging=exchanging and error is not spared)
             if error is spared:
                 session.state = SessionState.MAIL_FROM
-                self.close_if_due()
-            elif exchanging or not deliberate:
-                session.lost = isinstance(error, ConnectionLostError)
+            if reason is not None:
                 self.fault = type(error).__name__
                 if isinstance(error, SmtpError):
                     self.fault += f" ({error.stage})"
-                self.poison(str(error) if deliberate else f"{type(error).__name__} in the conversation")
+                self.poison(reason)
             else:
                 self.close_if_due()
             raise
@@ -148,9 +141,9 @@ class Driver:
 
     def _read(self, step: Step, budget: Budget) -> Sequence[Reply]:
         owed = self.session.ledger.owed
-        count = len(owed) if step.replies is None else step.replies
+        count = judging.owed_to(self.session, step)
         commits = count == len(owed) and any(entry.end is not None for entry in owed)
-        room = _REPLIES + _PER_REPLY * count
+        room = judging.room_for(count)
         replies: list[Reply] = []
         for _ in range(count):
             reply = self._settle(budget, room if count > 1 else None)
@@ -165,14 +158,14 @@ class Driver:
 
     def _write(self, step: Step, budget: Budget) -> None:
         """Write the octets of a step in slices, counting what is taken."""
-        ledger, expects = self.session.ledger, step.expects
+        ledger = self.session.ledger
         total = len(step.octets)
-        kind = expects[0].kind if expects and step.doing != BODY.stage else BODY
-        if total and not self._awaits_reply():
+        kind = judging.writing_kind(step)
+        if total and not judging.awaits_reply(self.session):
             self._look(kind)
         if self._heard is not None:
             self.journal.writing(step)
-        for entry in expects:
+        for entry in step.expects:
             ledger.enter(entry)
         commits = [entry.end for entry in ledger.owed if entry.end is not None]
         view, sent = memoryview(step.octets), 0
@@ -181,7 +174,7 @@ class Driver:
             deadline = budget.phase(BODY.phase if commits else kind.phase)
             while sent < end:
                 if sent:
-                    if not self._awaits_reply():
+                    if not judging.awaits_reply(self.session):
                         self._look(BODY)
                     elif step.ahead:
                         self._take_in()  # EN3: a server that cannot write does not read
@@ -193,14 +186,6 @@ class Driver:
         """True if the next so many octets hold a commit point."""
         taken = self.session.ledger.taken
         return any(taken < commit <= taken + octets for commit in commits)
-
-    def _awaits_reply(self) -> bool:
-        """True if what comes in can be the reply at the head of the ledger: an end of data is not answered half-way."""
-        ledger = self.session.ledger
-        if not ledger.owed:
-            return False
-        end = ledger.owed[0].end
-        return end is None or ledger.taken >= end
 
     def _send(self, part: memoryview, step: Step, deadline: Deadline) -> int:
         ledger = self.session.ledger
@@ -227,15 +212,9 @@ class Driver:
                 left = deadline.within(LISTEN).remaining()
                 session.parser.feed(self.transport.recv(RECEIVE, left))
                 reply = self._next_reply(kind)
-        if reply is not None and reply.code in (421, 221):
-            self._says_goodbye(kind, reply, error)
-        if _is_ours(error):
+        if _is_ours(error) and not (reply is not None and reply.code in (421, 221)):
             raise _timed_out(step.doing, reply) from error
-        lost = ConnectionLostError(
-            f"{step.doing}: connection lost while writing: {error}", stage=step.doing, reply=reply
-        )
-        lost._unanswered = kind.opens and reply is None and not session.parser.pending
-        raise lost from error
+        raise judging.lost_in_writing(session, kind, step.doing, error, reply) from error
 
     # --- reading ---
 
@@ -250,19 +229,7 @@ class Driver:
             while reply is None:
                 self._receive(kind, deadline)
                 reply = self._parsed(kind)
-        if room is not None and len(reply.raw) > room:
-            raise ProtocolError(f"{kind.stage}: more octets of replies to one flight than allowed", stage=kind.stage)
-        if reply.code in (421, 221) and kind is not QUIT:
-            self.session.closing = reply
-            self._enter_reply(reply)
-            if kind is not LMTP_END:  # L1: over LMTP it speaks of one recipient, the other final replies are read on
-                self._says_goodbye(kind, reply, None)
-        elif kind.permits(reply.code):
-            self._enter_reply(reply)
-        else:
-            raise ProtocolError(
-                f"{kind.stage} answered {reply}, which cannot be said here", stage=kind.stage, reply=reply
-            )
+        judging.settle(self.session, reply, room, self.observe)
         return reply
 
     def _ahead_until(self, kind: Kind) -> Deadline:
@@ -319,26 +286,11 @@ class Driver:
             pass
         session.ledger.garbled = session.ledger.garbled or bool(session.parser.pending)
 
-    def _enter_reply(self, reply: Reply) -> None:
-        entry = self.session.ledger.settle(reply)
-        if self.observe is not None:
-            self.observe(entry)
-
-    def _says_goodbye(self, kind: Kind, reply: Reply, cause: BaseException | None) -> NoReturn:
-        """421, or 221 outside QUIT (BR2): the server closes the connection."""
-        self.session.closing = reply
-        error = ServiceUnavailableError(
-            f"{kind.stage}: the server closes the connection: {reply}", stage=kind.stage, reply=reply
-        )
-        error._unanswered = kind.opens
-        raise error from cause
-
     def _parsed(self, kind: Kind) -> Reply | None:
         try:
             return self._next_reply(kind)
         except MalformedReplyError as error:
-            text = f"{kind.stage}: {error.reason}: {safe_octets(error.octets)!r}"
-            raise ProtocolError(text, stage=kind.stage, offset=error.offset) from error
+            raise judging.malformed(kind, error) from error
 
     def _next_reply(self, kind: Kind) -> Reply | None:
         reply = self.session.parser.next_reply()
@@ -356,19 +308,10 @@ class Driver:
         except OSError as error:
             if _is_ours(error):
                 raise _timed_out(kind.stage) from error
-            raise self._lost(kind, f"connection lost: {error}") from error
+            raise judging.lost(self.session, kind, f"connection lost: {error}") from error
         if not octets:
-            raise self._lost(kind, "the server closed the connection")
+            raise judging.lost(self.session, kind, "the server closed the connection")
         self.session.parser.feed(octets)
-
-    def _lost(self, kind: Kind, what: str) -> ConnectionLostError:
-        in_reply = self.session.parser.pending
-        ledger = self.session.ledger
-        ledger.farewell = not in_reply and ledger.last is not None and ledger.last.code in (421, 221)
-        where = " inside a reply" if in_reply else ""
-        error = ConnectionLostError(f"{kind.stage}: {what}{where}", stage=kind.stage)
-        error._unanswered = kind.opens and not in_reply
-        return error
 
     # --- the look ---
 
@@ -385,27 +328,18 @@ class Driver:
         """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""
         if self.is_quiet():
             return
-        parser = self.session.parser
-        lost: OSError | None = None
+        cause: OSError | None = None
+        ended: str | None = None
         try:
-            ended = self._take_in()
+            if self._take_in():
+                ended = "the server closed the connection"
         except OSError as error:
-            if _is_ours(error) and not parser.pending:
-                return  # a false alarm: the socket is silent
-            ended, lost = not _is_ours(error), error
-        reply = self._parsed(kind)
-        if reply is None and ended:
-            raise self._lost(kind, f"connection lost: {lost}" if lost else "the server closed the connection") from lost
-        if reply is None and not parser.pending:
+            cause = error
+            if not _is_ours(error):
+                ended = f"connection lost: {error}"
+        if ended is None and not self.session.parser.pending:
             return  # a false alarm: the look found something, the read did not
-        if reply is None or parser.pending:
-            raise ProtocolError(f"{kind.stage}: octets that answer no command", stage=kind.stage, reply=reply)
-        if reply.code in (421, 221):
-            self._says_goodbye(kind, reply, None)
-        if kind is BODY and reply.code >= 400:
-            cls = TransientReplyError if reply.is_transient else PermanentReplyError
-            raise cls(f"refused before the end of data: {reply}", stage=kind.stage, reply=reply)
-        raise ProtocolError(f"{kind.stage}: a reply that answers no command: {reply}", stage=kind.stage, reply=reply)
+        raise judging.unasked(self.session, kind, self._parsed(kind), ended) from cause
 
     def _take_in(self) -> bool:
         """Give the parser what is there already; True at the end of the stream."""

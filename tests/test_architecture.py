@@ -24,9 +24,9 @@ FLOORS: list[set[str]] = [
     {"protocol.mail"},
     {"protocol.result", "protocol.policy", "protocol.commands", "protocol.gate"},
     {"protocol.session"},
-    {"protocol.envelope"},
+    {"protocol.envelope", "protocol.judging"},
     {"protocol.transaction"},
-    {"protocol.burst"},
+    {"protocol.burst", "protocol.pump"},
     # ---- the wall: no I/O, no clock, no thread, no log above this line ----
     {"deadline", "pem", "attempts"},
     {"tls", "outcomes"},

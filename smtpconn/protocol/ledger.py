@@ -69,6 +69,7 @@ LMTP_END = Kind(
     "end of data", "final_reply"
 )  # 421 here speaks of one recipient; the replies behind it are read on (L1)
 DOT = Kind("end of data", "final_reply")  # the lone dot of a transaction without recipients
+BODY = Kind("body", "body")  # nothing is owed while a body is written
 
 
 def auth_kind(mechanism: str) -> Kind:

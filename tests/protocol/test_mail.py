@@ -294,7 +294,11 @@ def test_a_binary_file_is_taken_unread_f59(tmp_path: Path) -> None:
 def test_a_text_file_is_a_type_error_f59(tmp_path: Path) -> None:
     path = tmp_path / "message.eml"
     path.write_text("abc", encoding="ascii")
-    with path.open(encoding="ascii") as file, codecs.open(str(path), encoding="ascii") as wrapped:
+    codec = codecs.lookup("ascii")
+    with (
+        path.open(encoding="ascii") as file,
+        codecs.StreamReaderWriter(path.open("rb"), codec.streamreader, codec.streamwriter) as wrapped,
+    ):
         for text in (file, wrapped, io.StringIO("abc")):
             with pytest.raises(TypeError, match="mode 'rb'"):
                 message_of(text)

@@ -480,7 +480,7 @@ def test_a_mapping_that_is_no_dict_will_do() -> None:
         ("FAILURE", b" NOTIFY=FAILURE"),
         (Notify.NEVER, b" NOTIFY=NEVER"),
         (["DELAY", "SUCCESS", "DELAY"], b" NOTIFY=SUCCESS,DELAY"),
-        ({Notify.DELAY, "FAILURE", Notify.SUCCESS}, b" NOTIFY=SUCCESS,FAILURE,DELAY"),
+        pytest.param({Notify.DELAY, "FAILURE", Notify.SUCCESS}, b" NOTIFY=SUCCESS,FAILURE,DELAY", id="a set"),
         (iter([Notify.NEVER]), b" NOTIFY=NEVER"),
         (("NEVER", Notify.NEVER), b" NOTIFY=NEVER"),
         ([Text("DELAY")], b" NOTIFY=DELAY"),

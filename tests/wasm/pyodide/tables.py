@@ -1,0 +1,58 @@
+"""Runs pytest where it is imported, and gives what became of each test as JSON. For CPython and for Pyodide."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+# The options of pyproject.toml but for the time limits: Pyodide has neither signals nor threads to enforce them with.
+# Who runs this limits all of it.
+OPTIONS = ("-q", "--import-mode=importlib", "--strict-markers", "-p", "no:cacheprovider", "-W", "error")
+
+
+class Recorder:
+    """What was collected, and the outcome of each test: passed, or the first phase that was not."""
+
+    def __init__(self) -> None:
+        self.collected: list[str] = []
+        self.outcomes: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        if not config.pluginmanager.hasplugin("timeout"):
+            config.addinivalue_line("markers", "timeout: enforced from outside")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.collected = [item.nodeid for item in session.items]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.outcome != "passed":
+            self._note(report.nodeid, report.outcome, report.longreprtext)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.outcome != "passed" or report.when == "call":
+            self._note(report.nodeid, report.outcome, report.longreprtext)
+
+    def _note(self, name: str, outcome: str, text: str) -> None:
+        if self.outcomes.get(name, "passed") == "passed":
+            self.outcomes[name] = outcome
+        if text:
+            self.reasons.setdefault(name, text[-2_000:])
+
+
+def run(root: str, directory: str, *options: str) -> str:
+    """Run the tests of the directory below the root; the report as JSON."""
+    recorder = Recorder()
+    status = pytest.main([f"{root}/{directory}", f"--rootdir={root}", *OPTIONS, *options], plugins=[recorder])
+    slowest = sorted(recorder.seconds.items(), key=lambda item: -item[1])[:20]
+    report: dict[str, Any] = {"status": int(status), "python": sys.version, "platform": sys.platform}
+    return json.dumps(report | vars(recorder) | {"seconds": dict(slowest)})
+
+
+if __name__ == "__main__":
+    sys.stderr.write(run(*sys.argv[1:]))
