@@ -59,7 +59,6 @@ NOT_YET: dict[str, str] = {
     "SY0.4": "said by the documentation of components, which is not written",
     "SY0.5": "the tables run on CPython only",
     "SY9": "the core has run on CPython only",
-    "SY20": "no one suite runs over every transport",
     "SY27": "no WASI component is built",
     "SY28": "no Pyodide run",
     "SY29": "no one-shot send",
