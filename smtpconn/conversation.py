@@ -58,7 +58,7 @@ class Conversation:
         self._ended = False  # by QUIT, or SessionAborted was published: no event may follow
         local = getattr(transport, "local_address", None)
         session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
-        session.secure = bool(transport.secure)
+        session.secure = bool(getattr(transport, "secure", False))  # a caller's own transport may not say
         self._session = session
         observe = self._observe if opening.audit is not None else None
         self._journal = Journal(session, self.connection_id, endpoint)
@@ -68,6 +68,7 @@ class Conversation:
         """Greeting, EHLO, STARTTLS and AUTH over a transport that is up; leaves nothing open if it raises."""
         try:
             handshake.establish(self._driver, self._opening, budget, self._publish)
+            self._opening = self._opening.without_credentials
         except Exception:
             self._end(budget)
             raise
@@ -198,7 +199,7 @@ class Conversation:
         said = False
         try:
             if session.may_quit and self._driver.is_quiet():
-                said = self._driver.run(session.quit(), Budget(budget.phase("quit"), None, 0.0))
+                said = self._driver.run(session.quit(), Budget(budget.phase("quit"), budget.phases, 0.0))
                 if said:
                     self._publish(audit.QuitCompleted)
                 self._ended = True
