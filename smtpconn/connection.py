@@ -350,13 +350,12 @@ class SmtpConnection(Conversation):
         source = credentials_of(hidden)
         if source is None:
             raise TypeError("credentials are needed")
-        turn = object()
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> None:
             self._require_alive()
             handshake.authenticate(self._driver, self._opening, source, budget, self._publish)
-        finally:
-            self._end_turn(turn)
+
+        self._in_turn(budget, call)
 
     def auth_plain(
         self, user: str, password: SecretSource | Secret, *, timeout: Timeout, authzid: str | None = None
@@ -543,15 +542,14 @@ class SmtpConnection(Conversation):
         Waits at most `Timeouts.quit` (2 s) for the reply. RFC 5321 section 4.1.1.10.
         """
         budget = Budget.of(timeout)
-        turn = object()
         if self._closed_by_owner:
             return False
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> bool:
             self._closed_by_owner = True
             return self._end(budget)
-        finally:
-            self._end_turn(turn)
+
+        return self._in_turn(budget, call)
 
     def __enter__(self) -> SmtpConnection:
         return self

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import itertools
 import os
+import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
@@ -925,3 +929,125 @@ def test_E35_F47_D5_any_refusal_of_auth_is_one_error_and_leaves_the_connection_u
     assert "SessionAborted" not in names(sink)
     connection.noop(timeout=5)
     connection.close()
+
+
+# --- hooks ----------------------------------------------------------------------------------------------------------
+
+
+def test_F94_NN23_a_verb_out_of_a_hook_fails_at_once_and_the_call_goes_on() -> None:
+    met: list[BaseException] = []
+
+    class Asking:
+        connection: SmtpConnection | None = None
+
+        def _ask(self) -> None:
+            if self.connection is not None:
+                try:
+                    self.connection.noop(timeout=30)
+                except UsageError as error:
+                    met.append(error)
+
+        def on_event(self, event: object) -> None:
+            self._ask()
+
+        def check_sender(self, sender: object) -> None:
+            self._ask()
+
+        def check_recipients(self, recipients: object) -> None:
+            self._ask()
+
+        def check_message_size(self, size: int | None) -> None:
+            self._ask()
+
+    hook = Asking()
+    connection, transport = over(OK * 2 + GO, OK, policy=hook, audit=hook)
+    hook.connection = connection
+    assert connection.send(SENDER, ONE, BODY, timeout=5).all_delivered
+    assert len(met) == 7, "three of the policy, four events"
+    assert all("middle of another call" in str(error) for error in met)
+    assert b"NOOP" not in transport.written
+    connection.close()
+
+
+def test_F94_F42a_a_verb_out_of_a_token_callable_passes_as_it_is() -> None:
+    connection, transport = over(OK, extensions=EVERYTHING, allow_plaintext_auth=True)
+
+    def token() -> str:
+        connection.noop(timeout=30)
+        return "t"
+
+    with pytest.raises(UsageError, match="middle of another call"):
+        connection.auth_xoauth2("u", token, timeout=5)
+    assert after_hello(transport) == b""
+    connection.noop(timeout=5)
+    connection.close()
+
+
+# --- interrupts -------------------------------------------------------------------------------------------------------
+
+INTERRUPTED: dict[str, tuple[Verb, tuple[Any, ...]]] = {
+    "noop": (VERBS["noop"], (OK, OK)),
+    "send": (VERBS["send"], (OK * 2 + GO, OK, OK)),
+    "auth_plain": (VERBS["auth_plain"], (b"235 x\r\n", OK)),
+    "rehlo": (VERBS["rehlo"], (hello("DSN"), OK)),
+    "quit": (lambda c: c.quit(timeout=5), (BYE,)),
+    "with": (lambda c: c.__exit__(None, None, None), (BYE,)),
+    "close": (lambda c: c.close(), ()),
+}
+
+
+def interrupted_at(number: int, call: Callable[[], object]) -> bool:
+    """KeyboardInterrupt where a handler of signals may run: on entry of a function, and behind a call of C.
+
+    The so-manieth such point in smtpconn; False if there are not so many.
+    """
+    seen = 0
+
+    def profile(frame: types.FrameType, event: str, argument: object) -> None:
+        nonlocal seen
+        module = str(frame.f_globals.get("__name__", ""))
+        if event in ("call", "c_return") and module.startswith("smtpconn.") and "testing" not in module:
+            seen += 1
+            if seen == number:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return seen >= number
+
+
+# One that hits a finalizer is dropped by Python itself.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("verb", INTERRUPTED)
+def test_F93_an_interrupt_at_any_point_leaves_no_turn_taken(verb: str) -> None:
+    """Other threads go on, or learn that the connection is dead; the owner can close it."""
+    call, said = INTERRUPTED[verb]
+    kept = []  # or the collection of the last one would be interrupted in place of this one
+    for number in itertools.count(1):
+        connection, transport = over(*said, extensions=EVERYTHING, allow_plaintext_auth=True, dry="eof")
+        kept.append(connection)
+        if not interrupted_at(number, functools.partial(call, connection)):
+            connection.close()
+            break
+        met: list[SmtpError] = []
+        thread = threading.Thread(target=_ask, args=(connection, met))
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert not [error for error in met if isinstance(error, SmtpTimeoutError)], number
+        connection.close()
+        assert transport.closed, number
+    assert number > 5
+
+
+def _ask(connection: SmtpConnection, met: list[SmtpError]) -> None:
+    try:
+        connection.noop(timeout=5)
+    except SmtpError as error:
+        met.append(error)
