@@ -19,6 +19,7 @@ from smtpconn.opening import (
     Dial,
     Endpoint,
     Opening,
+    check_name_to_verify,
     check_transport,
     concealed,
     credentials_of,
@@ -65,6 +66,7 @@ def open_connection(opening: Opening, endpoint: Endpoint, budget: Budget) -> Smt
 
     A host's addresses are tried in order until one of them connects and greets (RFC 5321 section 5.1).
     """
+    check_name_to_verify(opening, endpoint)
     refusal: ReplyError | None = None
     tried: list[str] = []  # what went wrong at each address
     of_refusal = ""

@@ -114,7 +114,6 @@ class Opening:
         """The TLS configuration to use."""
         return self.tls_config if self.tls_config is not None else _DEFAULT_TLS
 
-
     @property
     def without_credentials(self) -> Opening:
         """What a connection keeps once it is open (SEC2)."""
@@ -123,6 +122,12 @@ class Opening:
 
 _DEFAULT_TLS = TlsConfig()
 _HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), "audit": ("on_event",)}
+
+
+def check_name_to_verify(opening: Opening, endpoint: Endpoint) -> None:
+    """F112: a Unix socket has no host name that a certificate could be verified for."""
+    if endpoint.host is None and opening.tls_mode is not TlsMode.NONE and opening.tls.server_name is None:
+        raise InvalidInputError("TLS over a Unix socket needs TlsConfig.server_name: there is no host name to verify")
 
 
 def check_transport(transport: object, opening: Opening) -> None:
@@ -200,9 +205,7 @@ def ehlo_domain(configured: str | None, local_address: str | None) -> str:
     return address_literal(local_address) if local_address else "localhost"
 
 
-def transports(
-    opening: Opening, endpoint: Endpoint, budget: Budget, failures: list[str]
-) -> Iterator[SocketTransport]:
+def transports(opening: Opening, endpoint: Endpoint, budget: Budget, failures: list[str]) -> Iterator[SocketTransport]:
     """Connected transports, one per address that answers, in order; the caller stops when one of them serves.
 
     What went wrong at an address is appended to `failures`, where the caller appends his own. When all were tried,

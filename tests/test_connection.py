@@ -249,12 +249,14 @@ def test_bad_options_are_refused_before_any_socket(
         ((), {"unix_socket": "x" * 108}, InvalidInputError),
         ((), {"unix_socket": b"/run/lmtp"}, TypeError),
         ((), {"unix_socket": "/run/lmtp", "tls_config": TlsConfig()}, InvalidInputError),
+        ((), {"unix_socket": "/run/lmtp", "tls_mode": TlsMode.IMPLICIT}, InvalidInputError),
+        ((), {"unix_socket": "/run/lmtp", "tls_mode": TlsMode.STARTTLS, "tls_config": TlsConfig()}, InvalidInputError),
     ],
 )
 def test_lmtp_needs_a_host_or_a_unix_socket_and_not_port_25(
     arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """features:E128, F2, F3."""
+    """features:E128, F2, F3, F112: without a host name there is no name to verify."""
     monkeypatch.setattr(socket, "socket", _no_socket)
     monkeypatch.setattr(socket, "getaddrinfo", _no_socket)
     with pytest.raises(error):
