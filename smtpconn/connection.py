@@ -20,6 +20,8 @@ from smtpconn.opening import (
     Dial,
     Endpoint,
     Opening,
+    check_name_to_verify,
+    check_transport,
     concealed,
     credentials_of,
     endpoint_of,
@@ -29,10 +31,9 @@ from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import (
-    ConnectError,
     InvalidInputError,
     ReplyError,
-    SmtpTimeoutError,
+    SmtpError,
     UsageError,
 )
 from smtpconn.protocol.extensions import ServerCapabilities
@@ -66,21 +67,34 @@ def open_connection(opening: Opening, endpoint: Endpoint, budget: Budget) -> Smt
 
     A host's addresses are tried in order until one of them connects and greets (RFC 5321 section 5.1).
     """
+    check_name_to_verify(opening, endpoint)
     refusal: ReplyError | None = None
+    tried: list[str] = []  # what went wrong at each address
+    of_refusal = ""
     try:
-        for transport in transports(opening, endpoint, budget):
+        for transport in transports(opening, endpoint, budget, tried):
             try:
                 return _established(transport, opening, endpoint, budget)
             except ReplyError as error:  # noqa: PERF203  # one turn per address of a host
                 if error.stage != "greeting" or error.reply.code == 421:
                     raise
-                refusal = error
-    except (ConnectError, SmtpTimeoutError) as error:
+                refusal, of_refusal = error, f"{transport.peer}: {error.reply}"
+                tried.append(of_refusal)
+    except SmtpError as error:
         if refusal is None or error.stage != "connect":
+            _name_others(error, [] if error.stage == "connect" else tried)
             raise
+        _name_others(refusal, [each for each in tried if each is not of_refusal])
         raise refusal from error
     assert refusal is not None  # without one, transports has raised
+    _name_others(refusal, tried[:-1])
     raise refusal
+
+
+def _name_others(error: SmtpError, tried: list[str]) -> None:
+    """F115: the error that is raised says what was wrong with the other addresses, too."""
+    if tried:
+        error.args = (f"{error.args[0]} (other addresses: {'; '.join(tried)})", *error.args[1:])
 
 
 def _established(transport: Transport, opening: Opening, endpoint: Endpoint, budget: Budget) -> SmtpConnection:
@@ -264,7 +278,8 @@ class SmtpConnection(Conversation):
     ) -> SmtpConnection:
         """A session over a connected `Transport`; for `TlsMode.IMPLICIT` it is past its handshake.
 
-        `TlsMode.STARTTLS` needs `tls_config` with a `server_name`. Raises as `connect`; the transport is closed then.
+        `TlsMode.STARTTLS` needs `tls_config` with a `server_name`. Raises as `connect`; the transport is closed then,
+        unless it was an argument that was refused.
         """
         credentials = concealed(credentials)
         budget = Budget.of(timeout)
@@ -279,10 +294,7 @@ class SmtpConnection(Conversation):
             audit=audit,
             allow_plaintext_auth=allow_plaintext_auth,
         )
-        if tls_mode is TlsMode.STARTTLS and (tls_config is None or tls_config.server_name is None):
-            raise InvalidInputError(
-                "TlsMode.STARTTLS over a given transport needs tls_config with a server_name to verify"
-            )
+        check_transport(transport, opening)
         connection = cls(transport, opening, str(getattr(transport, "peer", "a given transport")))
         connection._establish(budget)
         return connection
@@ -337,17 +349,16 @@ class SmtpConnection(Conversation):
         """
         hidden = concealed(credentials)
         del credentials
+        budget = Budget.of(timeout)
         source = credentials_of(hidden)
         if source is None:
             raise TypeError("credentials are needed")
-        budget = Budget.of(timeout)
-        turn = object()
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> None:
             self._require_alive()
             handshake.authenticate(self._driver, self._opening, source, budget, self._publish)
-        finally:
-            self._end_turn(turn)
+
+        self._in_turn(budget, call)
 
     def auth_plain(
         self, user: str, password: SecretSource | Secret, *, timeout: Timeout, authzid: str | None = None
@@ -405,7 +416,9 @@ class SmtpConnection(Conversation):
         `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`, `UsageError` before the first octet,
         `SmtpTimeoutError`, `ConnectionLostError`, `ProtocolError`. RFC 5321 section 3.3, RFC 2033 section 4.2.
         """
-        return self._send(Mail(sender, recipients, message, params=params, newlines=newlines, size=size), timeout)
+        budget = Budget.of(timeout)  # from here on: going through the arguments takes time, too (F92)
+        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        return self.send_mail(mail, budget)
 
     def send_bdat(
         self,
@@ -419,8 +432,9 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, by BDAT (RFC 3030); needs CHUNKING. `params.body="BINARYMIME"` passes the octets unchanged."""
+        budget = Budget.of(timeout)
         mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
-        return self._send(mail, timeout)
+        return self.send_mail(mail, budget)
 
     def send_lmtp(
         self,
@@ -435,7 +449,9 @@ class SmtpConnection(Conversation):
     ) -> SendResult:
         """As `send`, on an LMTP connection only (`UsageError`)."""
         self._require_lmtp("send_lmtp")
-        return self._send(Mail(sender, recipients, message, params=params, newlines=newlines, size=size), timeout)
+        budget = Budget.of(timeout)
+        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        return self.send_mail(mail, budget)
 
     def send_lmtp_bdat(
         self,
@@ -450,8 +466,9 @@ class SmtpConnection(Conversation):
     ) -> SendResult:
         """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
         self._require_lmtp("send_lmtp_bdat")
+        budget = Budget.of(timeout)
         mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
-        return self._send(mail, timeout)
+        return self.send_mail(mail, budget)
 
     def send_message(
         self,
@@ -468,8 +485,9 @@ class SmtpConnection(Conversation):
 
         Raises as `send`.
         """
+        budget = Budget.of(timeout)
         mail = email_messages.mail_of(email_message, sender=sender, recipients=recipients, params=params)
-        return self._send(mail, timeout)
+        return self.send_mail(mail, budget)
 
     def send_many(self, mails: Iterable[Mail], *, timeout: Timeout) -> MailOutcomes:
         """Send mails one after the other.
@@ -542,15 +560,14 @@ class SmtpConnection(Conversation):
         Waits at most `Timeouts.quit` (2 s) for the reply. RFC 5321 section 4.1.1.10.
         """
         budget = Budget.of(timeout)
-        turn = object()
         if self._closed_by_owner:
             return False
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> bool:
             self._closed_by_owner = True
             return self._end(budget)
-        finally:
-            self._end_turn(turn)
+
+        return self._in_turn(budget, call)
 
     def __enter__(self) -> SmtpConnection:
         return self
@@ -577,7 +594,8 @@ def _opened(
     **options: Any,
 ) -> SmtpConnection:
     """Check every argument, then connect."""
+    budget = Budget.of(timeout)
     source = credentials_of(credentials)
     endpoint = endpoint_of(*where, protocol=protocol)
     opening = Opening(protocol=protocol, credentials=source, **options)
-    return open_connection(opening, endpoint, Budget.of(timeout))
+    return open_connection(opening, endpoint, budget)

@@ -54,7 +54,7 @@ class Conversation:
         self._opening = opening
         self._endpoint = endpoint
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # never taken twice; it knows its owner, where an interrupt kept us from noting
         self._turn: object | None = None  # the call that holds the lock
         self._holder: int | None = None  # and the ident of its thread
         self._closed_by_owner = False
@@ -64,7 +64,7 @@ class Conversation:
         self._ended = False  # by QUIT, or SessionAborted was published: no event may follow
         local = getattr(transport, "local_address", None)
         session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
-        session.secure = bool(transport.secure)
+        session.secure = bool(getattr(transport, "secure", False))  # a caller's own transport may not say
         self._session = session
         observe = self._observe if opening.audit is not None else None
         self._journal = Journal(session, self.connection_id, endpoint)
@@ -74,6 +74,7 @@ class Conversation:
         """Greeting, EHLO, STARTTLS and AUTH over a transport that is up; leaves nothing open if it raises."""
         try:
             handshake.establish(self._driver, self._opening, budget, self._publish)
+            self._opening = self._opening.without_credentials
         except Exception:
             self._end(budget)
             raise
@@ -88,7 +89,8 @@ class Conversation:
         if os.getpid() != self._pid:
             self.abandon()
             raise UsageError("this connection belongs to the parent process: a forked child must open its own")
-        if self._holder == threading.get_ident():
+        me = threading.get_ident()
+        if self._holder == me:
             raise UsageError(
                 "this thread is in the middle of another call on this connection (from a body iterator or a hook?)"
             )
@@ -97,11 +99,14 @@ class Conversation:
             limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
             if not self._lock.acquire(timeout=limit):
                 raise SmtpTimeoutError("another thread had the connection until the deadline", stage="lock")
-        self._turn, self._holder = turn, threading.get_ident()
+        self._turn, self._holder = turn, me
 
     def _end_turn(self, turn: object) -> None:
         """Give the turn back, if this call has it."""
         if self._turn is not turn:
+            if self._turn is None:
+                with contextlib.suppress(RuntimeError):  # the lock is not ours
+                    self._lock.release()  # taken, and an interrupt came before that was noted
             return
         if self._opening.pipelining is Pipelining.BURST:
             self._active = self.clock()
@@ -111,6 +116,19 @@ class Conversation:
         finally:  # also where the caller's sink or log handler is interrupted
             self._turn = self._holder = None
             self._lock.release()
+
+    def _in_turn(self, budget: Budget, call: Callable[[], Result]) -> Result:
+        """Wait for the turn, make the call, give the turn back: an interrupt at no point leaves it taken (F93)."""
+        turn = object()
+        try:
+            self._take_turn(turn, budget)
+            return call()
+        finally:
+            try:
+                self._end_turn(turn)
+            except BaseException:
+                self._end_turn(turn)  # the interrupt may have come before anything was done
+                raise
 
     def _require_alive(self) -> None:
         """F93a: what a verb on a dead connection raises, at once and without an octet."""
@@ -126,29 +144,28 @@ class Conversation:
 
     def _run(self, flow_of: Callable[[], Flow[Result]], budget: Budget) -> Result:
         """One verb: wait for the turn, run its flow, end the turn."""
-        turn = object()
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> Result:
             self._require_alive()
             return self._driver.run(flow_of(), budget)
-        finally:
-            self._end_turn(turn)
+
+        return self._in_turn(budget, call)
 
     # --- mails ---
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
         """Send one mail by the connection's protocol."""
-        turn = object()
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> SendResult:
             self._require_alive()
             return self._transact(mail, budget)
+
+        try:
+            return self._in_turn(budget, call)
         except SmtpError as error:
             if not error.recipients and mail.recipients is not None:
                 error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients)
             raise
-        finally:
-            self._end_turn(turn)
 
     def _transact(self, mail: Mail, budget: Budget) -> SendResult:
         """The transaction; the caller holds the lock."""
@@ -317,7 +334,7 @@ class Conversation:
         said = False
         try:
             if session.may_quit and self._driver.is_quiet():
-                said = self._driver.run(session.quit(), Budget(budget.phase("quit"), None, 0.0))
+                said = self._driver.run(session.quit(), Budget(budget.phase("quit"), budget.phases, 0.0))
                 if said:
                     self._publish(audit.QuitCompleted)
                 self._ended = True
@@ -362,21 +379,23 @@ class Conversation:
         if os.getpid() != self._pid:
             self.abandon()
             return
-        turn = object()
-        try:
-            self._take_turn(turn, Budget(Deadline.after(0.0), None, 0.0))
-        except SmtpError:  # somebody is in the middle of a call
-            self.close()
-            return
-        try:
+        entered: list[bool] = []
+
+        def call() -> None:
+            entered.append(True)
             self._closed_by_owner = True
             if budget is None:
                 self._drop_a_line()
                 self._shut()
             else:
                 self._end(budget)
-        finally:
-            self._end_turn(turn)
+
+        try:
+            self._in_turn(Budget(Deadline.after(0.0), None, 0.0), call)
+        except SmtpError:
+            if entered:
+                raise
+            self.close()  # somebody is in the middle of a call
 
     def _drop_a_line(self) -> None:
         """QUIT without waiting: RFC 5321 section 4.1.1.10 asks for the command, nobody here has time for its answer."""
@@ -400,13 +419,13 @@ class Conversation:
             self.abandon()
             return
         self._closed_by_owner = True
-        if self._lock.acquire(blocking=False):
-            self._turn = turn = object()
-            self._end_turn(turn)
-        elif self._holder == threading.get_ident():
+        if self._holder == threading.get_ident():
             self._session.condemn("closed by its owner")
             self._driver.transport.close()
-        else:
+            return
+        try:
+            self._in_turn(Budget(Deadline.after(0.0), None, 0.0), _nothing)  # ending a turn, it closes
+        except SmtpTimeoutError:
             self.abort()
 
     def abort(self) -> None:
@@ -531,4 +550,4 @@ class Conversation:
 
 
 def _nothing() -> None:
-    """What a transport without close_notify does at its end."""
+    """What a transport without close_notify does at its end, and what `close` does with its turn."""

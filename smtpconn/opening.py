@@ -7,10 +7,9 @@ Knows hosts, addresses and dialling; refuses to know SMTP. Every address of a ho
 from __future__ import annotations
 
 import functools
-import re
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from smtpconn import resolve
@@ -30,7 +29,6 @@ Dial = Callable[[str, int, "float | None"], socket.socket]
 CredentialsSource = Credentials | tuple[str, str] | Callable[[], Credentials]
 
 _LMTP_FORBIDDEN_PORT = 25  # RFC 2033 section 5
-_HOSTNAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 
 
 class Endpoint(NamedTuple):
@@ -116,9 +114,36 @@ class Opening:
         """The TLS configuration to use."""
         return self.tls_config if self.tls_config is not None else _DEFAULT_TLS
 
+    @property
+    def without_credentials(self) -> Opening:
+        """What a connection keeps once it is open (SEC2)."""
+        return self if self.credentials is None else replace(self, credentials=None)
+
 
 _DEFAULT_TLS = TlsConfig()
 _HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), "audit": ("on_event",)}
+
+
+def check_name_to_verify(opening: Opening, endpoint: Endpoint) -> None:
+    """F112: a Unix socket has no host name that a certificate could be verified for."""
+    if endpoint.host is None and opening.tls_mode is not TlsMode.NONE and opening.tls.server_name is None:
+        raise InvalidInputError("TLS over a Unix socket needs TlsConfig.server_name: there is no host name to verify")
+
+
+def check_transport(transport: object, opening: Opening) -> None:
+    """A given transport must be one, and have what the TLS mode demands: a mode is no wish (D11)."""
+    for method in ("send", "recv", "start_tls", "readable", "close"):
+        if not callable(getattr(transport, method, None)):
+            raise TypeError(f"transport must be a Transport, not {type(transport).__name__}: it has no {method}()")
+    if not hasattr(transport, "tls"):
+        raise TypeError(f"transport must be a Transport, not {type(transport).__name__}: it has no attribute tls")
+    if opening.tls_mode is TlsMode.IMPLICIT and not getattr(transport, "secure", False):
+        raise InvalidInputError(
+            "TlsMode.IMPLICIT over a given transport needs one that is past its handshake; this one is not secure"
+        )
+    config = opening.tls_config
+    if opening.tls_mode is TlsMode.STARTTLS and (config is None or config.server_name is None):
+        raise InvalidInputError("TlsMode.STARTTLS over a given transport needs tls_config with a server_name to verify")
 
 
 def concealed(given: CredentialsSource | None) -> CredentialsSource | None:
@@ -164,10 +189,10 @@ def _source_address_of(given: object) -> tuple[str, int] | None:
 def _own_name() -> str | None:
     """The machine's name if it is a domain with a dot; no DNS is asked (F9a)."""
     try:
-        name = socket.gethostname()
-    except (OSError, AttributeError):  # AttributeError: a platform without host names
+        name = check_ehlo_domain(socket.gethostname())
+    except (OSError, AttributeError, InvalidInputError):  # AttributeError: a platform without host names
         return None
-    return name if _HOSTNAME.fullmatch(name) and len(name) <= 255 else None
+    return name if "." in name and not name.startswith("[") else None
 
 
 def ehlo_domain(configured: str | None, local_address: str | None) -> str:
@@ -180,17 +205,17 @@ def ehlo_domain(configured: str | None, local_address: str | None) -> str:
     return address_literal(local_address) if local_address else "localhost"
 
 
-def transports(opening: Opening, endpoint: Endpoint, budget: Budget) -> Iterator[SocketTransport]:
+def transports(opening: Opening, endpoint: Endpoint, budget: Budget, failures: list[str]) -> Iterator[SocketTransport]:
     """Connected transports, one per address that answers, in order; the caller stops when one of them serves.
 
-    When all were tried, raises the last `ConnectError` (or `SmtpTimeoutError`), which names the earlier ones.
+    What went wrong at an address is appended to `failures`, where the caller appends his own. When all were tried,
+    raises the last `ConnectError` (or `SmtpTimeoutError`), which names them.
     """
     deadline = budget.phase("connect")
     if opening.dial is not None and endpoint.host is not None:
         yield _dialled(opening.dial, endpoint, deadline)
         return
     found = _addresses(endpoint, deadline)
-    failures: list[str] = []
     last: Exception | None = None
     for place, address in enumerate(found):
         try:

@@ -256,7 +256,9 @@ def _name_to_verify(config: TlsConfig, host: str | None) -> str:
 
 def _wrap(context: ssl.SSLContext, sock: socket.socket, server_name: str, peer: str) -> ssl.SSLSocket:
     try:
-        return context.wrap_socket(sock, server_hostname=server_name, do_handshake_on_connect=False)
+        return context.wrap_socket(
+            sock, server_hostname=server_name, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
     except OSError as error:  # the peer has gone already
         raise TlsError(f"TLS handshake with {peer} failed: {error.strerror}") from error
 
@@ -319,7 +321,11 @@ class TlsTransport(_Base):
     def _read(self, limit: int) -> bytes:
         try:
             return self._sock.recv(limit)
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLEOFError:
+            if _is_reset(self._sock):  # before 3.12 Python gives it the name of an end
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
             return b""
 
     def readable(self) -> bool:
@@ -370,6 +376,15 @@ def _connect(sock: socket.socket, address: SocketAddress, at: float | None) -> N
     if address.host is not None and sock.getsockname() == sock.getpeername():
         # Nobody listens, and the kernel picked the very port that was dialled: the "server" would be ourselves.
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def _is_reset(sock: socket.socket) -> bool:
+    """True if the connection is no more: after a FIN of the peer there is one, with one direction left."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def _local_address(sock: socket.socket) -> str | None:

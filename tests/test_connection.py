@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import os
+import pathlib
 import pickle
 import socket
 import threading
@@ -117,6 +118,8 @@ def test_a_refused_greeting_is_raised_and_answered_by_quit(server: LoopbackServe
     with pytest.raises(PermanentReplyError) as refused:
         connect(server)
     assert refused.value.stage == "greeting"
+    server.wait_for_connections(0, 5)
+    assert server.sessions[0].commands == ["QUIT"]
 
 
 def test_a_421_greeting_means_service_unavailable(server: LoopbackServer) -> None:
@@ -125,6 +128,8 @@ def test_a_421_greeting_means_service_unavailable(server: LoopbackServer) -> Non
         connect(server)
     assert refused.value.stage == "greeting"
     assert refused.value.scope == "service"
+    server.wait_for_connections(0, 5)
+    assert server.sessions[0].commands == []
 
 
 def test_a_closed_port_is_a_connect_error_that_names_the_place() -> None:
@@ -162,6 +167,14 @@ def test_a_name_without_addresses_is_a_resolve_error(monkeypatch: pytest.MonkeyP
     ("arguments", "error"),
     [
         (("mail.example.com", 0), InvalidInputError),
+        (("mail.example.com", -1), InvalidInputError),
+        (("mail.example.com", 65_536), InvalidInputError),
+        (("mail.example.com", 25.0), TypeError),
+        (("[::1]", 25), InvalidInputError),
+        (("a..example.com", 25), InvalidInputError),
+        (("x" * 64 + ".example.com", 25), InvalidInputError),
+        ((".".join(["x" * 63] * 4), 25), InvalidInputError),
+        (("mail.example.com\r\n", 25), InvalidInputError),
         (("mail.example.com", 70_000), InvalidInputError),
         (("mail.example.com", True), TypeError),
         (("mail.example.com", "25"), TypeError),
@@ -171,11 +184,12 @@ def test_a_name_without_addresses_is_a_resolve_error(monkeypatch: pytest.MonkeyP
         ((b"mail", 25), TypeError),
     ],
 )
-def test_bad_places_are_refused_before_any_socket(
+def test_F1_bad_places_are_refused_before_any_query_and_any_socket(
     arguments: tuple[Any, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """faults:IN1, IN2, features:E129."""
     monkeypatch.setattr(socket, "socket", _no_socket)
+    monkeypatch.setattr(socket, "getaddrinfo", _no_socket)
     with pytest.raises(error):
         SmtpConnection.connect(*arguments, TlsMode.NONE, timeout=5)
 
@@ -215,19 +229,47 @@ def test_bad_options_are_refused_before_any_socket(
 ) -> None:
     """features:E130, E2, E3, E191, faults:IN4, IN5, IN20."""
     monkeypatch.setattr(socket, "socket", _no_socket)
+    monkeypatch.setattr(socket, "getaddrinfo", _no_socket)
     with pytest.raises(error):
-        SmtpConnection.connect("127.0.0.1", 25, TlsMode.NONE, **{"timeout": 5, **options})
+        SmtpConnection.connect("mail.example.com", 25, TlsMode.NONE, **{"timeout": 5, **options})
 
 
-def test_lmtp_needs_a_host_or_a_unix_socket_and_not_port_25() -> None:
-    """features:E128."""
-    for arguments, options in [
-        (("127.0.0.1", 25), {}),
-        (("127.0.0.1", 24), {"unix_socket": "/run/lmtp"}),
-        ((), {}),
-    ]:
-        with pytest.raises(InvalidInputError):
-            SmtpConnection.connect_lmtp(*arguments, timeout=5, **options)  # type: ignore[call-overload]  # on purpose
+@pytest.mark.parametrize(
+    ("arguments", "options", "error"),
+    [
+        (("127.0.0.1", 25), {}, InvalidInputError),
+        (("127.0.0.1", 24), {"unix_socket": "/run/lmtp"}, InvalidInputError),
+        (("127.0.0.1",), {"unix_socket": "/run/lmtp"}, InvalidInputError),
+        ((None, 24), {"unix_socket": "/run/lmtp"}, InvalidInputError),
+        ((), {}, InvalidInputError),
+        ((None, 24), {}, InvalidInputError),
+        (("127.0.0.1",), {}, TypeError),
+        ((), {"unix_socket": ""}, InvalidInputError),
+        ((), {"unix_socket": "a\0b"}, InvalidInputError),
+        ((), {"unix_socket": "x" * 108}, InvalidInputError),
+        ((), {"unix_socket": b"/run/lmtp"}, TypeError),
+        ((), {"unix_socket": "/run/lmtp", "tls_config": TlsConfig()}, InvalidInputError),
+        ((), {"unix_socket": "/run/lmtp", "tls_mode": TlsMode.IMPLICIT}, InvalidInputError),
+        ((), {"unix_socket": "/run/lmtp", "tls_mode": TlsMode.STARTTLS, "tls_config": TlsConfig()}, InvalidInputError),
+    ],
+)
+def test_lmtp_needs_a_host_or_a_unix_socket_and_not_port_25(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """features:E128, F2, F3, F112: without a host name there is no name to verify."""
+    monkeypatch.setattr(socket, "socket", _no_socket)
+    monkeypatch.setattr(socket, "getaddrinfo", _no_socket)
+    with pytest.raises(error):
+        SmtpConnection.connect_lmtp(*arguments, timeout=5, **options)
+
+
+def test_F2_a_path_of_107_octets_is_dialled(tmp_path: pathlib.Path) -> None:
+    path = f"{tmp_path}/"
+    path += "x" * (107 - len(path.encode()))
+    with LoopbackServer(protocol="lmtp", unix_socket=path) as server:
+        with SmtpConnection.connect_lmtp(unix_socket=pathlib.Path(path), timeout=5) as connection:
+            assert connection.send_lmtp(SENDER, [RECIPIENT], BODY, timeout=5).all_delivered
+        assert server.sessions[0].commands[0] == "LHLO"
 
 
 def test_source_address_and_dial_are_used(server: LoopbackServer) -> None:
@@ -431,7 +473,7 @@ def test_eight_threads_on_one_connection_never_interleave(server: LoopbackServer
     with connect(server) as connection:
 
         def work(number: int) -> None:
-            for count in range(25):
+            for count in range(50):
                 body = f"X-Id: {number}.{count}\r\n\r\n{number}\r\n".encode()
                 assert connection.send(
                     f"s{number}@example.com", [f"r{number}@example.com"], body, timeout=30
@@ -442,7 +484,7 @@ def test_eight_threads_on_one_connection_never_interleave(server: LoopbackServer
             thread.start()
         for thread in threads:
             thread.join(30)
-    assert len(server.mails) == 200
+    assert len(server.mails) == 400
     for mail in server.mails:
         number = mail.content.split()[-1].decode()
         assert (mail.sender, list(mail.recipients)) == (f"s{number}@example.com", [f"r{number}@example.com"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from smtpconn.connection import SmtpConnection
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.driver import LISTEN, RECEIVE, Driver
+from smtpconn.protocol import mechanisms
 from smtpconn.protocol.body import SLICE
 from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import (
@@ -33,6 +36,7 @@ from smtpconn.protocol.result import RecipientResult, SendResult
 from smtpconn.protocol.session import ProtocolName, Session, SessionState
 from smtpconn.protocol.transaction import Attempt
 from smtpconn.testing import EOF, RESET, SILENCE, FakeClock, ScriptedTransport, Wait
+from smtpconn.tls import TlsMode
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
 OFF, GROUPED = Pipelining.OFF, Pipelining.GROUPED
@@ -994,3 +998,71 @@ def test_a_greeting_is_awaited_without_a_write() -> None:
     assert reply.code == 220
     assert transport.written == b""
     assert session.state is SessionState.EHLO
+
+
+# --- SCRAM and time: F43b, C17 ---
+
+NONCE = "rOprNGfwEbeRWgbNEkqO"
+SERVER_FIRST = f"r={NONCE}SERVER,s=YQ==,i=600000".encode()
+CLIENT_FIRST = b"AUTH SCRAM-SHA-256 " + base64.b64encode(f"n,,n=user,r={NONCE}".encode()) + b"\r\n"
+
+
+@pytest.mark.parametrize("timeout", [5.0, Timeouts(total=5.0)], ids=["a number", "Timeouts"])
+@pytest.mark.parametrize(
+    ("cost", "written"),
+    [pytest.param(4.9, True, id="in time"), pytest.param(5.0, False, id="F43b"), pytest.param(60.0, False, id="C17")],
+)
+def test_a_proof_that_was_computed_too_late_is_not_written(
+    cost: float, written: bool, timeout: float | Timeouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PBKDF2 costs CPU outside every time-out of the socket; a number of seconds is a total all the same."""
+    made = rig(b"334 " + base64.b64encode(SERVER_FIRST) + b"\r\n", SILENCE)
+    counts: list[int] = []
+
+    def costly(password: bytes, salt: bytes, iterations: int) -> bytes:
+        counts.append(iterations)
+        made.clock.advance(cost)
+        return bytes(32)
+
+    monkeypatch.setattr(mechanisms, "pbkdf2", costly)
+    exchange = mechanisms.ScramMechanism("user", "pencil", b"n,,", b"", NONCE)
+    with pytest.raises(SmtpTimeoutError) as caught:
+        made.run(made.session.auth(exchange), timeout)
+    assert counts == [600_000]
+    assert made.transport.writes[0] == CLIENT_FIRST
+    assert len(made.transport.writes) == (2 if written else 1)
+    assert caught.value.stage == "AUTH SCRAM-SHA-256"
+    assert caught.value.delivery is ND
+    assert made.clock() == max(cost, 5.0), "no second past the deadline was waited"
+    assert not made.session.authenticated
+    made.assert_dead()
+    if not written:
+        assert base64.b64encode(b"c=biws,r=")[:8] not in made.transport.written
+
+
+def test_a_connection_that_computed_its_proof_too_late_is_dead_F43b_C17(monkeypatch: pytest.MonkeyPatch) -> None:
+    nonce = base64.b64encode(bytes(24)).decode()
+    first = base64.b64encode(f"r={nonce}SERVER,s=YQ==,i=4096".encode())
+    transport = ScriptedTransport([b"220 mx\r\n", b"250-mx\r\n250 AUTH SCRAM-SHA-256\r\n", b"334 " + first + b"\r\n"])
+
+    def costly(*_: object) -> bytes:
+        transport.clock.advance(10.0)
+        return bytes(32)
+
+    class Clocked(Budget):
+        @classmethod
+        def of(cls, timeout: float | Timeouts, *_: object, **__: object) -> Budget:
+            return Budget.of(timeout, transport.clock)
+
+    monkeypatch.setattr("smtpconn.connection.Budget", Clocked)
+    monkeypatch.setattr(mechanisms, "pbkdf2", costly)
+    monkeypatch.setattr("secrets.token_bytes", bytes)
+    connection = SmtpConnection.from_transport(transport, tls_mode=TlsMode.NONE, timeout=5, ehlo_domain="client.test")
+    with pytest.raises(SmtpTimeoutError):
+        connection.auth_scram("user", "pencil", timeout=5)
+    assert (len(transport.writes), transport.closed) == (2, True)
+    assert transport.writes[1].startswith(b"AUTH SCRAM-SHA-256 ")
+    assert not connection.is_authenticated
+    with pytest.raises(ConnectionLostError, match="AUTH SCRAM-SHA-256: the deadline has passed"):
+        connection.noop(timeout=5)
+    assert len(transport.writes) == 2

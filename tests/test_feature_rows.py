@@ -16,6 +16,7 @@ import pytest
 from smtpconn import (
     AuthenticationError,
     BoundedPolicy,
+    CertificateError,
     ConnectionLostError,
     ConnectionPool,
     Delivery,
@@ -315,7 +316,10 @@ def test_F104_SY11_no_option_is_in_the_repr_of_a_connection() -> None:
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failure", [TlsError("no handshake"), ssl.SSLError(1, "raw"), ConnectionResetError("raw")])
+@pytest.mark.parametrize(
+    "failure",
+    [TlsError("no handshake"), CertificateError("untrusted"), ssl.SSLError(1, "raw"), ConnectionResetError("raw")],
+)
 def test_E24_E188_F16_a_handshake_that_fails_closes_and_reports_no_upgrade(failure: Exception) -> None:
     """F107: also what a transport of the caller's lets through."""
     sink = ListAuditSink()

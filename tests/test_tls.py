@@ -257,9 +257,15 @@ def test_TC42_a_context_that_stops_verifying_later_is_refused_when_it_is_used() 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("trust", "certifi"), ("client_certificate", "a.pem"), ("minimum_version", "TLSv1.3"), ("x509_strict", False)],
+    [
+        ("trust", "certifi"),
+        ("client_certificate", "a.pem"),
+        ("minimum_version", "TLSv1.3"),
+        ("x509_strict", False),
+        ("alpn", ("smtp",)),
+    ],
 )
-def test_a_given_context_excludes_everything_but_the_server_name(name: str, value: Any) -> None:
+def test_F112_a_given_context_excludes_everything_but_the_server_name(name: str, value: Any) -> None:
     context = ssl.create_default_context()
     with pytest.raises(InvalidInputError, match=f"context excludes {name}"):
         TlsConfig(context=context, **{name: value})

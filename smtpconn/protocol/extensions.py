@@ -90,11 +90,11 @@ class ServerCapabilities:
 
     def supports(self, keyword: str) -> bool:
         """True if the server offered the extension; the keyword in any case."""
-        return keyword.upper() in self.extensions
+        return keyword.isascii() and keyword.upper() in self.extensions  # U+017F would become an S
 
     def supports_auth(self, mechanism: str) -> bool:
         """True if the server offered the SASL mechanism; its name in any case."""
-        return mechanism.upper() in self.auth_mechanisms
+        return mechanism.isascii() and mechanism.upper() in self.auth_mechanisms
 
     def require(self, keyword: str) -> None:
         """Raise `ExtensionUnavailableError`, with `extension`, if the server did not offer the keyword (upper case)."""

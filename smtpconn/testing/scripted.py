@@ -92,6 +92,7 @@ class ScriptedTransport:
         self._then = then
         self._when_dry = when_dry
         self._replaced = False
+        self._broken = False
         self.writes: list[bytes] = []
         self.tls_starts: list[tuple[Any, float | None]] = []
 
@@ -100,6 +101,8 @@ class ScriptedTransport:
     def send(self, data: bytes | bytearray | memoryview, timeout: float | None) -> int:
         """Take octets, perhaps not all; returns how many."""
         self._check_open()
+        if self._broken:
+            raise BrokenPipeError(errno.EPIPE, "the connection broke at a read")
         data = bytes(data)
         room = len(data) if self._accept is None else max(0, self._accept - len(self.written))
         count = min(len(data), room, self._max_send or len(data))
@@ -215,9 +218,12 @@ class ScriptedTransport:
         if event is EOF:
             return b""
         if event is RESET:
+            self._broken = True
             raise ConnectionResetError(errno.ECONNRESET, "reset by the script")
         if isinstance(event, BaseException):
-            if not isinstance(event, OSError):
+            if isinstance(event, OSError):
+                self._broken = not isinstance(event, TimeoutError)
+            else:
                 self._peer.inbox.popleft()  # an interruption happens once, a broken connection stays broken
             raise event
         if timeout is None:

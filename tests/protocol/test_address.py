@@ -523,7 +523,17 @@ def test_what_is_no_address_has_no_literal(ip: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["localhost", "mail.example.com", "my_host.lan", "_x", "[192.0.2.1]", "[IPv6:2001:db8::1]", "a" * 63]
+    "text",
+    [
+        "localhost",
+        "mail.example.com",
+        "my_host.lan",
+        "_x",
+        "[192.0.2.1]",
+        "[IPv6:2001:db8::1]",
+        "a" * 63,
+        ".".join(["a" * 63] * 4),  # 255 octets
+    ],
 )
 def test_ehlo_domains_that_are_f9_e3(text: str) -> None:
     assert check_ehlo_domain(text) == text
@@ -545,6 +555,7 @@ def test_ehlo_domains_that_are_f9_e3(text: str) -> None:
         "a..b",
         "a" * 64,
         "a>b",
+        ".".join(["a" * 63] * 3 + ["a" * 61, "aa"]),  # 256 octets
     ]
     + ["a" + value + "b" for value in HOSTILE.values()],
 )

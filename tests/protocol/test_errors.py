@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -117,8 +119,8 @@ def test_the_reply_of_a_reply_error_is_never_None(cls: type[ReplyError]) -> None
         cls("text")  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_every_attribute_survives_pickle_and_copy_SY3(cls: type[SmtpError]) -> None:
+def with_everything(cls: type[SmtpError]) -> SmtpError:
+    """An error of this class with a value in every attribute."""
     keywords: dict[str, Any] = {}
     if cls is StartTlsInjectionError:
         keywords["octets"] = 25
@@ -139,6 +141,12 @@ def test_every_attribute_survives_pickle_and_copy_SY3(cls: type[SmtpError]) -> N
     )
     error._unanswered = error._rset_alone = True
     error.note = "what somebody put there"  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_attribute_survives_pickle_and_copy_SY3(cls: type[SmtpError]) -> None:
+    error = with_everything(cls)
     for copy in revived(error):
         assert type(copy) is cls
         assert vars(copy) == vars(error)
@@ -149,6 +157,20 @@ def test_every_attribute_survives_pickle_and_copy_SY3(cls: type[SmtpError]) -> N
         assert vars(error)["octets"] == 25
     if cls is PoolTimeoutError:
         assert vars(error)["holders"] == (("worker-1", 2.5),)
+
+
+def raise_it(error: SmtpError) -> None:
+    """Runs in another process."""
+    raise error
+
+
+def test_every_class_comes_back_from_a_process_pool_with_all_attributes_SY3() -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for error in map(with_everything, CLASSES):
+            came_back = pool.submit(raise_it, error).exception(30)
+            assert type(came_back) is type(error)
+            assert vars(came_back) == vars(error)
+            assert (str(came_back), came_back.args) == (str(error), error.args)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

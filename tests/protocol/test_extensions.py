@@ -108,6 +108,14 @@ def test_all_auth_lines_are_united_f33_c35(lines: list[str], mechanisms: set[str
     assert not capabilities.supports_auth("XOAUTH2")
 
 
+def test_any_case_is_a_matter_of_ascii_f30_ak4() -> None:
+    capabilities = offered("AUTH SCRAM-SHA-256", "SIZE 5", "HELP")
+    assert not capabilities.supports_auth("\u017fCRAM-SHA-256")
+    assert not capabilities.supports("\u017fIZE")
+    assert not capabilities.supports("")
+    assert capabilities.supports("help")
+
+
 def test_without_auth_there_is_no_mechanism() -> None:
     assert offered("SIZE").auth_mechanisms == frozenset()
     assert not offered("SIZE").supports_auth_extension

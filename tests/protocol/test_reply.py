@@ -200,6 +200,11 @@ def test_the_limit_of_a_listing_is_wider_LM2() -> None:
     assert MAX_REPLY < len(octets) < MAX_LISTING
     assert parsed([octets], MAX_LISTING) == ([octets], None)
     assert parsed([octets])[1] == (f"a reply of more than {MAX_REPLY} octets", MAX_REPLY, True)
+    full = b"".join(line_of(8_192, b"214-") for _ in range(127)) + line_of(8_192, b"214 ")
+    assert len(full) == MAX_LISTING
+    assert parsed([full], MAX_LISTING) == ([full], None)
+    longer = full[:-2] + b"x\r\n"
+    assert parsed([longer], MAX_LISTING)[1] == (f"a reply of more than {MAX_LISTING} octets", MAX_LISTING, True)
 
 
 def test_an_error_quotes_little_and_is_raised_again_by_every_later_call() -> None:
@@ -290,6 +295,7 @@ def test_an_enhanced_status_is_an_ordered_hashable_value_F26() -> None:
     assert status < EnhancedStatus(5, 7, 10)
     assert {status} == {EnhancedStatus(5, 7, 1)}
     assert set(revived(status)) == {status}
+    assert EnhancedStatus.from_dict(json.loads(json.dumps(status.to_dict()))) == status  # F121
 
 
 @pytest.mark.parametrize(
@@ -369,6 +375,9 @@ def test_a_reply_survives_pickle_copy_and_json_F121(octets: bytes, enhanced: boo
         (b"550-a\r\n550 b\r\n", True, "550 a b"),
         (b"220\r\n", True, "220"),
         (b"250 " + b"x" * 1_000 + b"\r\n", True, "250 " + "x" * 496),
+        pytest.param(
+            b"550 5.7.1 \xff\x1b\xe2\x80\xae\r\n", True, "550 [5.7.1] \ufffd\\x1b\\u202e", id="E19 F26 hostile"
+        ),
     ],
 )
 def test_str_is_one_short_line_E106(octets: bytes, enhanced: bool, text: str) -> None:

@@ -625,6 +625,17 @@ def test_a_response_longer_than_12288_octets_is_refused_before_the_first_octet_F
         assert form not in rendered(found)
 
 
+@pytest.mark.parametrize(
+    "state", [SessionState.RCPT_TO, SessionState.DATA], ids=["E52 behind MAIL", "E52 in a message"]
+)
+def test_AUTH_inside_a_transaction_is_refused_F37(state: SessionState) -> None:
+    """RFC 4954 section 4: not during a mail transaction."""
+    dialogue = ready("AUTH PLAIN")
+    dialogue.session.state = state
+    assert isinstance(raised(dialogue.run, dialogue.session.auth(plain())), UsageError)
+    assert (dialogue.written, dialogue.session.state, dialogue.session.authenticated) == ([], state, False)
+
+
 def test_a_second_AUTH_is_refused_E52() -> None:
     dialogue = ready("AUTH PLAIN")
     dialogue.run(dialogue.session.auth(plain()), OK)
