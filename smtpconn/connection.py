@@ -40,7 +40,7 @@ from smtpconn.protocol.mail import BinaryFile, Mail, Recipient
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.policy import SendPolicy
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.result import SendResult, nobody_has_it
 from smtpconn.protocol.sasl import (
     LoginAuth,
     OAuthBearerAuth,
@@ -433,8 +433,8 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, on an LMTP connection only (`UsageError`)."""
-        self._require_lmtp("send_lmtp")
-        return self._send(Mail(sender, recipients, message, params=params, newlines=newlines, size=size), timeout)
+        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        return self._send_lmtp("send_lmtp", mail, timeout)
 
     def send_lmtp_bdat(
         self,
@@ -448,9 +448,8 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
-        self._require_lmtp("send_lmtp_bdat")
         mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
-        return self._send(mail, timeout)
+        return self._send_lmtp("send_lmtp_bdat", mail, timeout)
 
     def send_message(
         self,
@@ -490,9 +489,13 @@ class SmtpConnection(Conversation):
     def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
         return self.send_mail(mail, Budget.of(timeout))
 
-    def _require_lmtp(self, verb: str) -> None:
+    def _send_lmtp(self, verb: str, mail: Mail, timeout: Timeout) -> SendResult:
+        """Values are judged first, then the protocol (F50)."""
+        budget = Budget.of(timeout)
         if not self._session.is_lmtp:
-            raise UsageError(f"{verb} needs an LMTP connection: use send or send_bdat here")
+            text = f"{verb} needs an LMTP connection: use send or send_bdat here"
+            raise UsageError(text, recipients=nobody_has_it(mail.recipients or ()))
+        return self.send_mail(mail, budget)
 
     # --- other verbs ---
 

@@ -35,7 +35,7 @@ from smtpconn.protocol.errors import (
 from smtpconn.protocol.flow import Flow, Pipelining, Result, Step
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import RecipientResult, SendResult
+from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 from smtpconn.protocol.session import Session, SessionState
 from smtpconn.protocol.transaction import Attempt
 from smtpconn.transport import Transport
@@ -137,7 +137,7 @@ class Conversation:
             return self._transact(mail, budget)
         except SmtpError as error:
             if not error.recipients and mail.recipients is not None:
-                error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients)
+                error.recipients = nobody_has_it(mail.recipients)
             raise
         finally:
             self._end_turn(turn)
@@ -385,14 +385,15 @@ class Conversation:
         reply, kind = entry.reply, entry.kind
         if reply is None:
             return
+        accepted = reply.is_positive and reply.code != 221  # that one is a farewell, as 421 is (BR2)
         if kind is ledger.GREETING:
             self._publish(audit.GreetingReceived, code=reply.code)
-        elif kind is ledger.MAIL and reply.is_positive:
+        elif kind is ledger.MAIL and accepted:
             self._publish(audit.MailFromAccepted, code=reply.code)
         elif kind is ledger.RCPT:
-            self._publish(audit.RecipientAccepted if reply.is_positive else audit.RecipientRejected, code=reply.code)
+            self._publish(audit.RecipientAccepted if accepted else audit.RecipientRejected, code=reply.code)
         elif kind is ledger.END or kind is ledger.LMTP_END:
-            if reply.is_positive:
+            if accepted:
                 self._publish(audit.MessageAccepted, code=reply.code)
             elif kind is ledger.LMTP_END:
                 self._publish(audit.RecipientRejected, code=reply.code)

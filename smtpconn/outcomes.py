@@ -9,7 +9,7 @@ from types import TracebackType
 
 from smtpconn.protocol.errors import Delivery, SmtpError, summary
 from smtpconn.protocol.mail import Mail
-from smtpconn.protocol.result import RecipientResult, SendResult
+from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class MailOutcome:
         found: tuple[RecipientResult, ...] = getattr(self.error, "recipients", ())
         if found:
             return found
-        return tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in self.mail.recipients or ())
+        return nobody_has_it(self.mail.recipients or ())
 
     @property
     def delivery(self) -> Delivery:

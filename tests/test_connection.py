@@ -658,11 +658,22 @@ def test_a_refused_reset_closes(server: LoopbackServer) -> None:
 def test_send_lmtp_is_for_lmtp_and_send_follows_the_protocol(
     server: LoopbackServer, lmtp_server: LoopbackServer
 ) -> None:
-    """features:E81, F74."""
+    """features:E81, F74, F50."""
     with connect(server) as connection:
+        octets = server.sessions[0].octets
         for verb in (connection.send_lmtp, connection.send_lmtp_bdat):
-            with pytest.raises(UsageError):
+            with pytest.raises(UsageError) as refused:
                 verb(SENDER, [RECIPIENT], BODY, timeout=5)
+            assert [entry.delivery for entry in refused.value.recipients] == [Delivery.NOT_DELIVERED]
+            recipients: Any = RECIPIENT
+            with pytest.raises(TypeError):  # F50: types and values first
+                verb(SENDER, recipients, BODY, timeout=5)
+            with pytest.raises(InvalidInputError):
+                verb(SENDER, [RECIPIENT], b"bare\n", timeout=5)
+            with pytest.raises(InvalidInputError):
+                verb(SENDER, [RECIPIENT], BODY, timeout=-1)
+        assert server.sessions[0].octets == octets
+        assert send(connection).all_delivered
     where = ("127.0.0.1", lmtp_server.port, TlsMode.NONE)
     lmtp_server.refuse("full@example.com", "452 4.2.2 full", when="data")
     with SmtpConnection.connect_lmtp(*where, timeout=5) as connection:

@@ -253,6 +253,32 @@ def test_E184_LMTP_reports_each_final_reply() -> None:
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("protocol", "said", "named"),
+    [
+        ("smtp", [b"221 bye\r\n"], []),
+        ("smtp", [b"250 ok\r\n221 bye\r\n"], [("MailFromAccepted", 250), ("RecipientRejected", 221)]),
+        ("smtp", [SENT, b"221 bye\r\n"], [("MailFromAccepted", 250), ("RecipientAccepted", 250)]),
+        (
+            "lmtp",
+            [SENT, b"221 bye\r\n"],
+            [("MailFromAccepted", 250), ("RecipientAccepted", 250), ("RecipientRejected", 221)],
+        ),
+    ],
+)
+def test_F101_a_farewell_accepts_nothing_whatever_it_answers(
+    protocol: str, said: list[bytes], named: list[tuple[str, int]]
+) -> None:
+    """221 outside QUIT is 421 (faults:BR2): the events must not say other than `MailSettled`."""
+    connection, _, sink = audited(*said, protocol=protocol)
+    (outcome,) = connection.send_many([Mail(SENDER, RECIPIENTS[:1], BODY)], timeout=5)
+    assert outcome.delivery is Delivery.NOT_DELIVERED
+    events: list[Any] = sink.events[3:]
+    assert [(type(event).__name__, event.code) for event in events[:-2]] == named
+    assert (events[-2].delivered, events[-2].not_delivered, events[-2].unknown) == (0, 1, 0)
+    assert type(events[-1]).__name__ == "SessionAborted"
+
+
 def test_E185_F102_close_without_QUIT_is_one_abort() -> None:
     connection, _, sink = audited()
     connection.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from smtpconn.protocol import body, commands, gate
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError, SmtpError
-from smtpconn.protocol.mail import Mail, Recipient, wants_smtputf8
+from smtpconn.protocol.mail import Mail, Recipient, not_seven_bit, wants_smtputf8
 from smtpconn.protocol.policy import SendPolicy
 
 if TYPE_CHECKING:
@@ -91,8 +91,6 @@ class Outgoing:
         declared = self.mail.params.body
         offered = session.capabilities.supports_8bitmime
         if declared is not None:
-            if declared == "7BIT" and self.content is not None and not self.content.isascii():
-                raise self._eight_bit_error()
             return declared, declared == "7BIT"
         if self.content is None:
             return ("8BITMIME", False) if offered else (None, True)
@@ -105,7 +103,7 @@ class Outgoing:
     def _eight_bit_error(self) -> SmtpError:
         """The message has octets above 127: the caller said that it has none, or the server does not take them."""
         if self.mail.params.body == "7BIT":
-            return InvalidInputError("params.body is 7BIT, but message has an octet above 127")
+            return not_seven_bit()
         return ExtensionUnavailableError(
             "message has an octet above 127 and the server does not offer 8BITMIME: encode it, or use send_message",
             extension="8BITMIME",

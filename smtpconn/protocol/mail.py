@@ -43,6 +43,7 @@ __all__ = [
     "newlines_of",
     "size_of",
     "message_of",
+    "not_seven_bit",
     "wants_smtputf8",
 ]
 
@@ -189,6 +190,11 @@ def message_of(given: object) -> Message:
         return view.tobytes()
 
 
+def not_seven_bit() -> InvalidInputError:
+    """The error of a message that was declared to have no octet above 127, and has one (MP2)."""
+    return InvalidInputError("params.body is 7BIT, but message has an octet above 127")
+
+
 def wants_smtputf8(sender: ReversePath, recipients: Iterable[Recipient], params: MailParams) -> bool:
     """Whether MAIL asks for SMTPUTF8 (F65).
 
@@ -259,6 +265,8 @@ class Mail:
             raise InvalidInputError(f"size is {self.size}, but message has {len(self.message)} octets")
         if self.params.body == "BINARYMIME":
             return self.message
+        if self.params.body == "7BIT" and not self.message.isascii():
+            raise not_seven_bit()
         return canonical(self.message, self.newlines)
 
     @classmethod

@@ -400,10 +400,14 @@ def test_the_defaults_of_a_mail() -> None:
         ({"size": -1}, InvalidInputError),
         ({"chunking": 1}, TypeError),
         ({"email_message": None}, TypeError),
+        ({"message": b"a\nb"}, InvalidInputError),
+        ({"message": b"a", "size": 2}, InvalidInputError),
+        ({"message": b"\xc3\r\n", "params": MailParams(body="7BIT")}, InvalidInputError),
+        ({"sender": "\u00fc@b", "params": MailParams(smtputf8=False)}, InvalidInputError),
     ],
     ids=repr,
 )
-def test_a_mail_is_refused_at_birth_f75b(given: dict[str, Any], error: type[Exception]) -> None:
+def test_a_mail_is_refused_at_birth_f75b_mp2(given: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Mail(**{"sender": "a@b", "recipients": ["c@d"], "message": b"", **given})
 
