@@ -74,6 +74,15 @@ class EnhancedStatus(NamedTuple):
         found = _ENHANCED.match(text)
         return cls(decimal(found[1]), decimal(found[2]), decimal(found[3])) if found else None
 
+    def to_dict(self) -> dict[str, int]:
+        """The status in JSON types."""
+        return {"class": self.class_, "subject": self.subject, "detail": self.detail}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EnhancedStatus:
+        """The inverse of `to_dict`."""
+        return cls(data["class"], data["subject"], data["detail"])
+
 
 class Reply:
     """One complete reply of the server (RFC 5321 section 4.2); immutable, hashable, picklable.
