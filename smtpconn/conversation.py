@@ -136,8 +136,10 @@ class Conversation:
             self._require_alive()
             return self._transact(mail, budget)
         except SmtpError as error:
-            if not error.recipients and mail.recipients is not None:
-                error.recipients = nobody_has_it(mail.recipients)
+            given = mail.recipients
+            # A policy may raise one object again and again: what it says of an earlier mail is not said of this one.
+            if given is not None and tuple(entry.recipient for entry in error.recipients) != given:
+                error.recipients = nobody_has_it(given)
             raise
         finally:
             self._end_turn(turn)

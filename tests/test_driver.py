@@ -153,7 +153,7 @@ def test_LM8_no_write_is_larger_than_a_slice(chunking: bool, as_stream: bool) ->
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
 @pytest.mark.parametrize("chunking", [False, True])
 @pytest.mark.parametrize("level", [OFF, GROUPED])
-def test_WF_BR14_a_write_that_fails_at_any_octet_delivers_nothing_and_nothing_is_in_doubt(
+def test_WF_BR14_BS1_a_write_that_fails_at_any_octet_delivers_nothing_and_nothing_is_in_doubt(
     level: Pipelining, chunking: bool, protocol: ProtocolName
 ) -> None:
     wire = BDAT if chunking else WIRE
@@ -612,7 +612,7 @@ def test_F92_a_reply_that_is_there_is_read_though_the_time_is_up() -> None:
     ],
 )
 @pytest.mark.parametrize("chunking", [False, True])
-def test_D4_too_little_time_for_the_final_reply_stops_before_the_end_of_data(
+def test_D4_BS2_too_little_time_for_the_final_reply_stops_before_the_end_of_data(
     timeout: float | Timeouts, slow: float, stopped: bool, chunking: bool
 ) -> None:
     said = [OK, (Wait(slow), OK), OK] if chunking else [OK, OK, (Wait(slow), GO), OK]
@@ -887,7 +887,7 @@ def _interrupted_at(line: int, send: Callable[[], object]) -> bool:
 
 @pytest.mark.parametrize("chunking", [False, True])
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
-def test_F93_KI_KU_an_interrupt_at_any_line_is_sound(protocol: ProtocolName, chunking: bool) -> None:
+def test_F93_BS7_KI_KU_an_interrupt_at_any_line_is_sound(protocol: ProtocolName, chunking: bool) -> None:
     """DELIVERED only if the server said so, UNKNOWN or DELIVERED once it has the mail; in step or poisoned."""
     line = 0
     going = True

@@ -18,6 +18,7 @@ from smtpconn import (
     BoundedPolicy,
     ConnectionLostError,
     ConnectionPool,
+    DeliverBy,
     Delivery,
     DeliveryUnknownError,
     ExtensionUnavailableError,
@@ -29,6 +30,9 @@ from smtpconn import (
     PermanentReplyError,
     PolicyError,
     ProtocolError,
+    RcptParams,
+    Recipient,
+    RecipientRejected,
     RecipientsRefusedError,
     SendResult,
     ServiceUnavailableError,
@@ -63,8 +67,8 @@ def _marked(lines: list[str]) -> list[tuple[bool, str]]:
 
 def over(*said: Any, extensions: tuple[str, ...] = ("PIPELINING",), **options: Any) -> tuple[SmtpConnection, Any]:
     """A connection whose peer says `said`, one item to each flight behind the EHLO."""
-    dry = options.pop("dry", "fail")
-    transport = ScriptedTransport([GREETING, hello(*extensions), *said], when_dry=dry)
+    secure = options.pop("secure", False)
+    transport = ScriptedTransport([GREETING, hello(*extensions), *said], secure=secure)
     options = {"timeout": 5, "tls_mode": TlsMode.NONE, "ehlo_domain": "client.test", **options}
     return SmtpConnection.from_transport(transport, **options), transport
 
@@ -81,6 +85,12 @@ def names(sink: ListAuditSink) -> list[str]:
 def after_hello(transport: Any) -> bytes:
     """What was written behind the first line, which is the EHLO or LHLO."""
     return bytes(transport.written).split(b"\r\n", 1)[1]
+
+
+def end_of_chain(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------
@@ -136,6 +146,8 @@ def test_E83_an_LMTP_server_that_answers_once_for_three_leaves_two_unknown() -> 
         Delivery.UNKNOWN,
         Delivery.UNKNOWN,
     ]
+    assert [one.reply and one.reply.code for one in caught.value.recipients] == [250, None, None]
+    assert isinstance(caught.value.__cause__, SmtpTimeoutError)
     assert transport.written.endswith(b"\r\n.\r\n")
     with pytest.raises(ConnectionLostError):
         connection.noop(timeout=1)
@@ -189,16 +201,114 @@ def test_E65_every_kind_of_body_makes_the_same_wire_but_for_what_MAIL_declares(c
         message, bytearray(message), memoryview(message), io.BytesIO(message), iter([message]),
         [message[at : at + 1] for at in range(len(message))],
     ]  # fmt: skip
-    wires = []
+    wires, declared = [], []
+    extensions = ("PIPELINING", "CHUNKING", "SIZE", "8BITMIME")
     for body in bodies:
         said = (OK * 2, OK) if chunking else (SENT, OK)
-        # A stream whose end comes late has one chunk more.
-        connection, transport = over(*said, *[OK] * chunking, extensions=("PIPELINING", "CHUNKING"), dry="eof")
+        connection, transport = over(*said, extensions=extensions)
         verb = connection.send_bdat if chunking else connection.send
         assert verb(SENDER, RECIPIENTS[:1], body, timeout=5).all_delivered
-        wires.append(after_hello(transport))
+        line, rest = after_hello(transport).split(b"\r\n", 1)
+        declared.append(line.removeprefix(b"MAIL FROM:<a@example.com>"))
+        wires.append(rest)
         connection.close()
     assert set(wires) == {wires[0]}
+    assert declared == [b" SIZE=106"] * 3 + [b" BODY=8BITMIME"] * 3
+
+
+ORDER: list[Any] = [
+    ("F50 a type before the state", {"recipients": "b@example.com"}, "closed", TypeError, None),
+    ("F50 a value before the state", {"message": b"a\nb"}, "closed", InvalidInputError, "bare LF"),
+    ("F50 a contradiction before the state", {"message": b"\xff", "params": MailParams(body="7BIT")}, "closed",
+     InvalidInputError, "7BIT"),
+    ("F50 the state before the gate", {"params": MailParams(ret="FULL")}, "closed", UsageError, "closed"),
+    ("F50 the gate before SIZE", {"params": MailParams(ret="FULL"), "message": BODY * 9}, "open",
+     ExtensionUnavailableError, "DSN"),
+    ("F50 SIZE before 8 bits", {"message": b"\xff" * 200}, "open", ExtensionUnavailableError, "the server takes"),
+    ("F50 8 bits before the policy", {"message": b"\xff"}, "open", ExtensionUnavailableError, "8BITMIME"),
+    ("F50 the sender first", {}, "open", PolicyError, "sender"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "state", "error", "words"), [pytest.param(*row[1:], id=row[0]) for row in ORDER])
+def test_of_two_faults_of_a_call_the_first_in_order_is_raised_and_nothing_is_written(
+    given: dict[str, Any], state: str, error: type[Exception], words: str | None
+) -> None:
+    class RefusesAll:
+        def check_sender(self, sender: object) -> None:
+            raise PolicyError("sender")
+
+        def check_recipients(self, recipients: object) -> None:
+            raise PolicyError("recipients")
+
+        def check_message_size(self, size: int | None) -> None:
+            raise PolicyError("size")
+
+    connection, transport = over(extensions=("PIPELINING", "SIZE 100"), policy=RefusesAll())
+    if state == "closed":
+        connection.close()
+    arguments = {"sender": SENDER, "recipients": RECIPIENTS[:1], "message": BODY, **given}
+    with pytest.raises(error, match=words) as caught:
+        connection.send(**arguments, timeout=5)
+    assert type(caught.value) is error
+    assert after_hello(transport) == b""
+    assert connection.usable == (state == "open")
+    connection.close()
+
+
+@pytest.mark.parametrize("verb", ["send", "send_bdat", "send_lmtp", "send_lmtp_bdat", "send_many"])
+def test_BS14_all_parameters_go_out_in_both_protocols_by_DATA_and_by_BDAT(verb: str) -> None:
+    """And those of a recipient beside this recipient alone (features:F75, MP1 to MP15)."""
+    extensions = (
+        "PIPELINING", "CHUNKING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "AUTH PLAIN", "REQUIRETLS", "FUTURERELEASE",
+        "DELIVERBY", "MT-PRIORITY",
+    )  # fmt: skip
+    params = MailParams(
+        body="8BITMIME", smtputf8=True, ret="HDRS", envid="a+b", auth="<>", requiretls=True, hold_for=60,
+        deliver_by=DeliverBy(60, "N"), mt_priority=-1, extra={"XFOO": "1"},
+    )  # fmt: skip
+    recipients: list[Any] = [
+        Recipient(
+            "b@example.com", RcptParams(notify=["DELAY", "SUCCESS"], orcpt="rfc822;x+y@z.test", extra={"XB": None})
+        ),
+        "c@example.com",
+    ]
+    protocol = "lmtp" if "lmtp" in verb else "smtp"
+    by_bdat = "bdat" in verb or verb == "send_many"
+    said = (OK * 3 if by_bdat else OK * 3 + GO, OK * (2 if protocol == "lmtp" else 1))
+    connection, transport = over(*said, extensions=extensions, protocol=protocol, secure=True)
+    if verb == "send_many":
+        (outcome,) = connection.send_many([Mail(SENDER, recipients, BODY, params=params, chunking=True)], timeout=5)
+        assert outcome.error is None
+    else:
+        assert getattr(connection, verb)(SENDER, recipients, BODY, timeout=5, params=params).all_delivered
+    content = b"BDAT 21 LAST\r\n" + BODY if by_bdat else b"DATA\r\n" + BODY + b".\r\n"
+    assert after_hello(transport) == (
+        b"MAIL FROM:<a@example.com> SIZE=21 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb AUTH=<> REQUIRETLS HOLDFOR=60"
+        b" BY=60;N MT-PRIORITY=-1 XFOO=1\r\n"
+        b"RCPT TO:<b@example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x+2By@z.test XB\r\n"
+        b"RCPT TO:<c@example.com>\r\n" + content
+    )
+    connection.close()
+
+
+def test_F98_a_refusal_that_a_policy_raises_again_and_again_speaks_of_the_mail_at_hand() -> None:
+    refusal = PolicyError("closed on Sundays")
+
+    class Closed:
+        def check_sender(self, sender: object) -> None:
+            raise refusal
+
+        def check_recipients(self, recipients: object) -> None: ...
+
+        def check_message_size(self, size: int | None) -> None: ...
+
+    connection, _ = over(policy=Closed())
+    for count in (2, 1, 3):
+        with pytest.raises(PolicyError) as caught:
+            connection.send(SENDER, RECIPIENTS[:count], BODY, timeout=5)
+        assert [one.address for one in caught.value.recipients] == RECIPIENTS[:count]
+    connection.close()
 
 
 # --- session verbs ---------------------------------------------------------------------------------------------------
@@ -228,7 +338,7 @@ def test_E97_F102_a_refused_recipient_aborts_nothing_and_the_end_of_the_stream_d
     connection, _, sink = audited((b"250 ok\r\n550 no\r\n503 no\r\n",), EOF)
     with pytest.raises(RecipientsRefusedError):
         connection.send(SENDER, RECIPIENTS[:1], BODY, timeout=5)
-    assert "RecipientRejected" in names(sink)
+    assert [event.code for event in sink.events if isinstance(event, RecipientRejected)] == [550]
     assert not {"RecipientAccepted", "SessionAborted"} & set(names(sink))
     with pytest.raises(SmtpError):
         connection.noop(timeout=5)
@@ -242,6 +352,17 @@ def test_E98_F102_the_end_of_the_stream_in_a_transaction_is_one_abort_behind_the
     connection.close()
     assert names(sink)[-2:] == ["MailSettled", "SessionAborted"]
     assert names(sink).count("SessionAborted") == 1
+
+
+def test_F101_RCPTs_are_told_as_they_were_written_and_verdicts_as_recipients_were_given() -> None:
+    connection, _, sink = audited(b"250 ok\r\n250 ok\r\n551 no\r\n354 go\r\n", OK)
+    connection.send(SENDER, ["b@example.com", "c@example.com", "b@EXAMPLE.com", "c@example.com"], BODY, timeout=5)
+    assert names(sink)[3:] == [
+        "MailFromAccepted", "RecipientAccepted", "RecipientRejected", "MessageAccepted", "MailSettled",
+    ]  # fmt: skip
+    settled: Any = sink.events[-1]
+    assert (settled.delivered, settled.not_delivered, settled.unknown) == (2, 2, 0)
+    connection.close()
 
 
 def test_E184_LMTP_reports_each_final_reply() -> None:
@@ -343,7 +464,7 @@ def test_F104_SY11_no_option_is_in_the_repr_of_a_connection() -> None:
 
 @pytest.mark.parametrize("failure", [TlsError("no handshake"), ssl.SSLError(1, "raw"), ConnectionResetError("raw")])
 def test_E24_E188_F16_a_handshake_that_fails_closes_and_reports_no_upgrade(failure: Exception) -> None:
-    """F107: also what a transport of the caller's lets through."""
+    """F107, E108: also what a transport of the caller's lets through, and the chain ends at it."""
     sink = ListAuditSink()
     transport = ScriptedTransport([GREETING, hello("STARTTLS"), b"220 go\r\n"], start_tls_error=failure)
     with pytest.raises(TlsError) as caught:
@@ -356,6 +477,7 @@ def test_E24_E188_F16_a_handshake_that_fails_closes_and_reports_no_upgrade(failu
             audit=sink,
         )
     assert caught.value.delivery is Delivery.NOT_DELIVERED
+    assert end_of_chain(caught.value) is failure
     assert bytes(transport.written) == b"EHLO client.test\r\nSTARTTLS\r\n"
     assert len(transport.tls_starts) == 1
     assert "TlsUpgraded" not in names(sink)
@@ -437,6 +559,9 @@ CAUSES: list[Any] = [
 ]
 
 
+AN_EXTENSION = [row[0] for row in CAUSES].index("F105 an extension")
+
+
 @pytest.mark.parametrize(("act", "said", "error", "stage"), [pytest.param(*row[1:], id=row[0]) for row in CAUSES])
 def test_each_cause_has_its_class_and_its_stage(act: Any, said: list[Any], error: type[SmtpError], stage: str) -> None:
     """Those of connecting, DNS, the handshake, injection and policies are asserted where these are."""
@@ -451,6 +576,11 @@ def test_each_cause_has_its_class_and_its_stage(act: Any, said: list[Any], error
     if error in permanent:
         assert caught.value.permanent is permanent[error]
         assert caught.value.reply is not None
+    if isinstance(caught.value, ExtensionUnavailableError):
+        assert caught.value.extension == ("AUTH" if act is not CAUSES[AN_EXTENSION][1] else "DSN")
+    if said == [b"250-x\r\n251 y\r\n"]:
+        assert "250" in str(caught.value)
+        assert "251" in str(caught.value)
     if stage == "input":
         assert after_hello(transport) == b""
         assert caught.value.permanent is True
@@ -472,10 +602,7 @@ def test_E108_F107_a_failed_read_ends_in_the_error_of_the_system(failure: OSErro
     connection, _ = over(failure)
     with pytest.raises(ConnectionLostError) as caught:
         connection.noop(timeout=5)
-    link: BaseException = caught.value
-    while link.__cause__ is not None:
-        link = link.__cause__
-    assert link is failure
+    assert end_of_chain(caught.value) is failure
 
 
 def test_E193_who_waits_learns_why_his_turn_never_came() -> None:
@@ -586,10 +713,7 @@ def test_E108_a_failed_write_ends_in_the_error_of_the_system() -> None:
     connection = SmtpConnection.from_transport(transport, tls_mode=TlsMode.NONE, timeout=5, ehlo_domain="client.test")
     with pytest.raises(SmtpError) as caught:
         connection.noop(timeout=5)
-    link: BaseException = caught.value
-    while link.__cause__ is not None:
-        link = link.__cause__
-    assert link is failure
+    assert end_of_chain(caught.value) is failure
 
 
 @pytest.mark.parametrize("greeting", [b"450 4.3.2 later\r\n", b"554 no\r\n"], ids=["450", "554"])

@@ -291,7 +291,7 @@ def test_a_binary_file_is_taken_unread_f59(tmp_path: Path) -> None:
             assert isinstance(stream, BinaryFile)
 
 
-def test_a_text_file_is_a_type_error_f59(tmp_path: Path) -> None:
+def test_a_text_file_is_a_type_error_f59_e166(tmp_path: Path) -> None:
     path = tmp_path / "message.eml"
     path.write_text("abc", encoding="ascii")
     with path.open(encoding="ascii") as file, codecs.open(str(path), encoding="ascii") as wrapped:
@@ -313,7 +313,7 @@ def test_an_iterable_is_taken_unread_f59() -> None:
 
 
 @pytest.mark.parametrize("given", ["abc", LyingText("abc"), ""], ids=repr)
-def test_text_is_no_message_in17_wm9(given: str) -> None:
+def test_text_is_no_message_in17_wm9_e166(given: str) -> None:
     with pytest.raises(TypeError, match=r"encode it.*send_message"):
         message_of(given)
 

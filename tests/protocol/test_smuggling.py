@@ -1,7 +1,7 @@
 """A second message inside the first (CVE-2023-51764 and its kin): BS11, C10, faults AK6, S1 to S18.
 
 Each sequence stands in the middle of a body that goes by DATA and by BDAT, as bytes, as a file and as an iterator of
-single octets. What leaves is read by a server of three lines that knows RFC 5321 section 4.1.1.4 and RFC 3030 section 2.
+single octets. What leaves is read by a server of three lines that knows RFC 5321 4.1.1.4 and RFC 3030 2.
 """
 
 from __future__ import annotations
