@@ -134,9 +134,9 @@ def peak_of(send: Callable[..., Any], source: Any) -> int:
     ("octets", "make"),
     [
         pytest.param(100 * MEBIBYTE, File, id="a file"),
-        pytest.param(100 * MEBIBYTE, lambda octets: pieces(octets, 16_384), id="pieces of 16 KiB"),
+        pytest.param(20 * MEBIBYTE, lambda octets: pieces(octets, 16_384), id="pieces of 16 KiB"),
         pytest.param(20 * MEBIBYTE, lambda octets: pieces(octets, 65_536), id="pieces of 64 KiB"),
-        pytest.param(400_000, lambda octets: pieces(octets, 4), id="pieces of 4 octets"),
+        pytest.param(69_999, lambda octets: pieces(octets, 3), id="pieces of 3 octets"),
     ],
 )
 @pytest.mark.parametrize("chunking", [False, True], ids=["DATA", "BDAT"])
