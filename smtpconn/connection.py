@@ -521,7 +521,14 @@ class SmtpConnection(Conversation):
 
     def rehlo(self, *, timeout: Timeout) -> None:
         """EHLO or LHLO again; replaces `capabilities`. A refusal voids them and closes the connection."""
-        self._run(self._session.rehlo, Budget.of(timeout))
+        budget = Budget.of(timeout)
+        turn = object()
+        try:
+            self._take_turn(turn, budget)
+            self._require_alive()
+            handshake.hello_again(self._driver, budget, self._publish)
+        finally:
+            self._end_turn(turn)
 
     def quit(self, *, timeout: Timeout) -> bool:
         """QUIT, then close in every case; True if the server said 221. Raises nothing for what the server does.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
 import io
 import socket
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from smtpconn import (
+    AuditEvent,
     AuthenticationError,
     BoundedPolicy,
     ConnectionLostError,
@@ -34,6 +37,7 @@ from smtpconn import (
     Recipient,
     RecipientRejected,
     RecipientsRefusedError,
+    ReplyError,
     SendResult,
     ServiceUnavailableError,
     SmtpConnection,
@@ -352,6 +356,86 @@ def test_E98_F102_the_end_of_the_stream_in_a_transaction_is_one_abort_behind_the
     connection.close()
     assert names(sink)[-2:] == ["MailSettled", "SessionAborted"]
     assert names(sink).count("SessionAborted") == 1
+
+
+def _mail_in_chunks(connection: SmtpConnection) -> None:
+    connection.send_bdat(SENDER, RECIPIENTS[:1], [b"x\r\n" * 30_000], timeout=5)
+
+
+ENVELOPE_ACCEPTED = [("MailFromAccepted", 250), ("RecipientAccepted", 250)]
+SETTLED: dict[str, list[Any]] = {
+    "delivered": [("MailSettled", 1, 0, 0)],
+    "refused": [("MailSettled", 0, 1, 0)],
+    "in doubt": [("MailSettled", 0, 0, 1)],
+}
+QUIT_OK, ABORTED = [("QuitCompleted",)], [("SessionAborted",)]
+EVENTS: list[Any] = [
+    ("F101 EHLO again", lambda c: c.rehlo(timeout=5), [hello(), BYE], [("EhloCompleted",), *QUIT_OK]),
+    ("F101 EHLO again refused", lambda c: c.rehlo(timeout=5), [b"500 no\r\n"], ABORTED),
+    (
+        "F101 AUTH",
+        lambda c: c.auth_plain("u", "p", timeout=5),
+        [b"235 ok\r\n", BYE],
+        [("AuthCompleted", "PLAIN"), *QUIT_OK],
+    ),
+    ("F101 F102 AUTH refused", lambda c: c.auth_plain("u", "p", timeout=5), [b"535 no\r\n", BYE], QUIT_OK),
+    ("F101 nothing of NOOP", lambda c: c.noop(timeout=5), [OK, BYE], QUIT_OK),
+    (
+        "F101 BDAT",
+        _mail_in_chunks,
+        [OK * 2, OK, OK, BYE],
+        [*ENVELOPE_ACCEPTED, ("MessageAccepted", 250), *SETTLED["delivered"], *QUIT_OK],
+    ),
+    (
+        "F101 F102 a chunk refused",
+        _mail_in_chunks,
+        [OK * 2, b"452 no\r\n", BYE],
+        [*ENVELOPE_ACCEPTED, *SETTLED["refused"], *QUIT_OK],
+    ),
+    (
+        "F101 F102 a message refused",
+        None,
+        [SENT, b"554 no\r\n", BYE],
+        [*ENVELOPE_ACCEPTED, *SETTLED["refused"], *QUIT_OK],
+    ),
+    (
+        "F101 a lone dot",
+        None,
+        [b"250 ok\r\n550 no\r\n354 go\r\n", b"554 no\r\n", BYE],
+        [("MailFromAccepted", 250), ("RecipientRejected", 550), *SETTLED["refused"], *QUIT_OK],
+    ),
+    ("F101 F102 in doubt", None, [SENT, EOF], [*ENVELOPE_ACCEPTED, *SETTLED["in doubt"], *ABORTED]),
+    ("F102 QUIT not answered", lambda c: None, [EOF], ABORTED),
+]
+
+
+@pytest.mark.parametrize(("act", "said", "events"), [pytest.param(*row[1:], id=row[0]) for row in EVENTS])
+def test_which_events_follow_the_first_EHLO(act: Any, said: list[Any], events: list[Any]) -> None:
+    connection, _, sink = audited(*said, extensions=("PIPELINING", "CHUNKING", "AUTH PLAIN"), allow_plaintext_auth=True)
+    with contextlib.suppress(SmtpError):
+        (act or mail)(connection)
+    connection.quit(timeout=1)
+    assert [_shown(event) for event in sink.events[3:]] == events
+
+
+def _shown(event: AuditEvent) -> tuple[Any, ...]:
+    """The name and the event's own fields."""
+    common = {field.name for field in dataclasses.fields(AuditEvent)}
+    own = [getattr(event, field.name) for field in dataclasses.fields(event) if field.name not in common]
+    return (type(event).__name__, *own)
+
+
+@pytest.mark.parametrize(
+    ("greeting", "events"),
+    [(b"554 no\r\n", [("GreetingReceived", 554), *QUIT_OK]), (b"421 no\r\n", [("GreetingReceived", 421), *ABORTED])],
+)
+def test_F101_a_greeting_that_refuses_is_an_event_too(greeting: bytes, events: list[Any]) -> None:
+    sink = ListAuditSink()
+    with pytest.raises(ReplyError):
+        SmtpConnection.from_transport(
+            ScriptedTransport([greeting, BYE]), tls_mode=TlsMode.NONE, timeout=5, ehlo_domain="client.test", audit=sink
+        )
+    assert [_shown(event) for event in sink.events] == [("Connected",), *events]
 
 
 def test_F101_RCPTs_are_told_as_they_were_written_and_verdicts_as_recipients_were_given() -> None:
