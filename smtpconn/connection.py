@@ -24,7 +24,7 @@ from smtpconn.opening import (
     endpoint_of,
     transports,
 )
-from smtpconn.outcomes import MailOutcome, MailOutcomes
+from smtpconn.outcomes import MailOutcome, MailOutcomes, mail_of_call
 from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import (
@@ -404,7 +404,8 @@ class SmtpConnection(Conversation):
         `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`, `UsageError` before the first octet,
         `SmtpTimeoutError`, `ConnectionLostError`, `ProtocolError`. RFC 5321 section 3.3, RFC 2033 section 4.2.
         """
-        return self._send(Mail(sender, recipients, message, params=params, newlines=newlines, size=size), timeout)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
+        return self._send(mail, timeout)
 
     def send_bdat(
         self,
@@ -418,7 +419,7 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, by BDAT (RFC 3030); needs CHUNKING. `params.body="BINARYMIME"` passes the octets unchanged."""
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self._send(mail, timeout)
 
     def send_lmtp(
@@ -433,7 +434,7 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, on an LMTP connection only (`UsageError`)."""
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self._send_lmtp("send_lmtp", mail, timeout)
 
     def send_lmtp_bdat(
@@ -448,7 +449,7 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self._send_lmtp("send_lmtp_bdat", mail, timeout)
 
     def send_message(

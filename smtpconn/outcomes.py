@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from smtpconn.protocol.errors import Delivery, SmtpError, summary
-from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.mail import Mail, recipients_of
 from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 
 
@@ -70,6 +71,16 @@ class MailOutcome:
     def __repr__(self) -> str:
         what = "" if self.error is None else f", error={type(self.error).__name__}"
         return f"<MailOutcome {self.index}: {self.delivery.value}{what}>"
+
+
+def mail_of_call(sender: Any, recipients: Any, message: Any, **options: Any) -> Mail:
+    """The `Mail` that the arguments of a verb mean. An error about its content has a verdict for each recipient."""
+    given = recipients_of(recipients)
+    try:
+        return Mail(sender, given, message, **options)
+    except SmtpError as error:
+        error.recipients = nobody_has_it(given)
+        raise
 
 
 class MailOutcomes(Iterator[MailOutcome]):

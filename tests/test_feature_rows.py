@@ -296,6 +296,18 @@ def test_BS14_all_parameters_go_out_in_both_protocols_by_DATA_and_by_BDAT(verb: 
     connection.close()
 
 
+@pytest.mark.parametrize("verb", ["send", "send_bdat", "send_lmtp", "send_lmtp_bdat"])
+def test_F105a_an_error_about_the_content_has_a_verdict_for_each_recipient(verb: str) -> None:
+    connection, transport = over(protocol="lmtp" if "lmtp" in verb else "smtp")
+    with pytest.raises(InvalidInputError) as caught:
+        getattr(connection, verb)(SENDER, iter(RECIPIENTS), b"a\nb", timeout=5)
+    assert [(one.address, one.delivery) for one in caught.value.recipients] == [
+        (address, Delivery.NOT_DELIVERED) for address in RECIPIENTS
+    ]
+    assert after_hello(transport) == b""
+    connection.close()
+
+
 def test_F98_a_refusal_that_a_policy_raises_again_and_again_speaks_of_the_mail_at_hand() -> None:
     refusal = PolicyError("closed on Sundays")
 
