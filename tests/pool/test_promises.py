@@ -397,3 +397,31 @@ def test_F98b_a_policy_is_asked_by_every_verb_of_connections_leases_and_pools(
         connection.noop(timeout=5)
         lease.noop()
         assert set(commands(server)) <= {"EHLO", "LHLO", "NOOP"}
+
+
+def test_F98b_E182_a_mail_that_the_policy_refuses_fails_alone_in_a_batch_of_the_pool(server: LoopbackServer) -> None:
+    recipients = [RECIPIENT, "c@example.com"]
+    mails = [Mail(SENDER, recipients[:count], BODY) for count in (1, 2, 1)]
+    with pool_of(server, policy=BoundedPolicy(max_recipients=1)) as pool:
+        first, second, third = pool.send_many(mails)
+    assert (first.delivery, third.delivery) == (Delivery.DELIVERED, Delivery.DELIVERED)
+    assert isinstance(second.error, PolicyError)
+    assert [entry.delivery for entry in second.recipients] == [Delivery.NOT_DELIVERED] * 2
+    assert len(server.mails) == 2
+
+
+# --- F74: the verbs follow the protocol ---
+
+
+@pytest.mark.parametrize("verb", ["send", "send_bdat", "send_message", "send_many"])
+def test_F74_the_verbs_of_an_LMTP_pool_give_a_verdict_for_each_recipient(
+    lmtp_server: LoopbackServer, verb: str
+) -> None:
+    lmtp_server.refuse(RECIPIENT, "452 4.2.2 full", when="data")
+    with pool_of(lmtp_server, protocol="lmtp") as pool:
+        result = SENDS[verb](pool, {})
+    assert result.reply is None
+    assert [(entry.delivery, entry.reply.code, entry.stage) for entry in result.recipients] == [
+        (Delivery.NOT_DELIVERED, 452, "end of data")
+    ]
+    assert lmtp_server.sessions[0].commands[0] == "LHLO"
