@@ -113,7 +113,9 @@ def test_E59_F70_the_second_mail_of_a_connection_has_neither_RSET_nor_EHLO_in_fr
 
 
 @pytest.mark.parametrize(
-    "sender", ["ü\r@example.com", "ü\r\nRSET@example.com"], ids=["E71 CR in a UTF-8 address", "E71 CRLF"]
+    "sender",
+    ["ü\r@example.com", "ü\r\nRSET@example.com", "a@b.com\r\nRSET"],
+    ids=["E71 CR in a UTF-8 address", "E71 CRLF", "E55 a command behind it"],
 )
 def test_a_control_octet_in_an_address_is_refused_and_costs_nothing(sender: str) -> None:
     connection, transport = over(SENT, OK, extensions=("PIPELINING", "SMTPUTF8"))
@@ -183,7 +185,7 @@ def test_E182_F98b_a_policy_that_refuses_one_mail_of_three_lets_the_others_go() 
     connection.close()
 
 
-def test_E137_send_many_and_send_message_work_over_LMTP() -> None:
+def test_E137_F59_send_many_and_send_message_work_over_LMTP() -> None:
     from email.message import EmailMessage
 
     message = EmailMessage()
@@ -226,6 +228,7 @@ ORDER: list[Any] = [
     ("F50 a contradiction before the state", {"message": b"\xff", "params": MailParams(body="7BIT")}, "closed",
      InvalidInputError, "7BIT"),
     ("F50 the state before the gate", {"params": MailParams(ret="FULL")}, "closed", UsageError, "closed"),
+    ("F50 E54 no recipients", {"recipients": []}, "open", InvalidInputError, "recipients must not be empty"),
     ("F50 the gate before SIZE", {"params": MailParams(ret="FULL"), "message": BODY * 9}, "open",
      ExtensionUnavailableError, "DSN"),
     ("F50 SIZE before 8 bits", {"message": b"\xff" * 200}, "open", ExtensionUnavailableError, "the server takes"),

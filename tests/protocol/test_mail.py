@@ -128,6 +128,7 @@ def test_recipients_are_consumed_once_v19() -> None:
     "given",
     [
         "a@b",
+        "",
         LyingText("a@b"),
         b"a@b",
         bytearray(b"a@b"),
@@ -151,9 +152,9 @@ def test_each_recipient_has_its_type_in7(given: Any) -> None:
         recipients_of(given)
 
 
-@pytest.mark.parametrize("given", [[], (), "", iter([])], ids=["list", "tuple", "str", "iterator"])
+@pytest.mark.parametrize("given", [[], (), iter([])], ids=["list", "tuple", "iterator"])
 def test_no_recipients_are_refused_e54(given: Any) -> None:
-    with pytest.raises((InvalidInputError, TypeError), match="recipients must"):
+    with pytest.raises(InvalidInputError, match="recipients must not be empty"):
         recipients_of(given)
 
 
