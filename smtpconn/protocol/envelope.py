@@ -74,7 +74,11 @@ class Outgoing:
         return wanted
 
     def _declared_size(self, session: Session) -> int | None:
-        """F64: the octets of the canonical message, with an added final CRLF, before stuffing."""
+        """F64: the octets of the canonical message, with an added final CRLF, before stuffing.
+
+        `size` counts what a source gives; where line ends are converted nobody knows yet how many octets that makes,
+        and a server that was told too few may refuse the rest.
+        """
         if self.content is not None:
             size: int | None = len(self.content) + (0 if self.is_binary else len(missing_end(self.content)))
         else:
@@ -84,7 +88,8 @@ class Outgoing:
             raise ExtensionUnavailableError(
                 f"the message has {size} octets, the server takes {limit}", extension="SIZE"
             )
-        return size if session.capabilities.supports_size else None
+        is_converted = self.content is None and self.mail.newlines == "crlf" and not self.is_binary
+        return size if session.capabilities.supports_size and not is_converted else None
 
     def _declared_body(self, session: Session) -> tuple[str | None, bool]:
         """F64a: the BODY parameter, and whether an 8-bit octet must stop the sending."""

@@ -149,7 +149,7 @@ def newlines_of(given: object) -> str:
 
 
 def size_of(given: object) -> int | None:
-    """The size argument of a send verb: octets of the canonical message, or None if they are not known (F64)."""
+    """The size argument of a send verb: octets of the message as it is given, or None if they are not known (F64)."""
     if given is None:
         return None
     size = exact_int("size", given)

@@ -90,6 +90,7 @@ def test_E167_a_size_that_is_not_the_one_of_the_bytes_is_refused(size: int) -> N
         (TEXT, {}, ("8BITMIME",), b""),
         ([TEXT], {}, ("SIZE",), b""),
         ([TEXT], {"size": 3}, ("SIZE",), b" SIZE=3"),
+        ([b"a\n"], {"size": 2, "newlines": "crlf"}, ("SIZE",), b""),
         ([TEXT], {"size": 3}, ("8BITMIME",), b" BODY=8BITMIME"),
         ([TEXT], {}, ("SIZE", "8BITMIME"), b" BODY=8BITMIME"),
         ([TEXT], {}, ("PIPELINING",), b""),
