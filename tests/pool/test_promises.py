@@ -425,3 +425,30 @@ def test_F74_the_verbs_of_an_LMTP_pool_give_a_verdict_for_each_recipient(
         (Delivery.NOT_DELIVERED, 452, "end of data")
     ]
     assert lmtp_server.sessions[0].commands[0] == "LHLO"
+
+
+# --- E66: a source that raises, in each of DATA and BDAT over SMTP and LMTP ---
+
+
+@pytest.mark.parametrize("verb", ["send", "send_bdat"])
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_E66_F63_after_a_source_that_raises_the_next_mail_goes_out_and_nothing_of_the_first(
+    protocol: Literal["smtp", "lmtp"], verb: str
+) -> None:
+    failure = OSError("disk")
+
+    def source() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"half of a message " * 900 + b"\r\n"
+        raise failure
+
+    with LoopbackServer(protocol=protocol) as server, pool_of(server, protocol=protocol) as pool:
+        with pytest.raises(OSError, match="disk") as raised:
+            getattr(pool, verb)("first@example.com", [RECIPIENT], source())
+        assert raised.value is failure
+        assert SENDS[verb](pool, {}).all_delivered
+        assert pool.stats().opened == (2 if verb == "send" else 1)
+    assert ends(server) == (["client", "QUIT"] if verb == "send" else ["QUIT"])
+    assert commands(server).count("RSET") == (0 if verb == "send" else 1)
+    assert [(mail.sender, mail.content) for mail in server.mails] == [(SENDER, BODY)]
+    assert server.violations == []
