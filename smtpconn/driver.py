@@ -288,7 +288,10 @@ class Driver:
 
     def is_quiet(self) -> bool:
         """True if no octet, no end and no error waits: nothing answers no command. Costs no round trip."""
-        return not self.session.parser.pending and not self.transport.readable()
+        try:
+            return not self.session.parser.pending and not self.transport.readable()
+        except OSError:  # a transport of the caller's: this is an error that is there, the next read raises it
+            return False
 
     def _look(self, kind: Kind) -> None:
         """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""

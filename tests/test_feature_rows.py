@@ -350,6 +350,52 @@ def test_E92_quit_on_a_failed_session_writes_nothing_and_reports_nothing_more() 
     assert (bytes(transport.written), names(sink)) == (written, events)
 
 
+@pytest.mark.parametrize("chunking", [False, True], ids=["DATA", "BDAT"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_F107_a_body_that_closes_its_own_connection_ends_the_send_as_a_lost_connection(
+    begun: bool, chunking: bool
+) -> None:
+    """faults:BR12: over a caller's own transport, too, which raises once it is closed (F111)."""
+
+    def body() -> Iterator[bytes]:
+        if begun:
+            yield b"a\r\n"
+        connection.close()
+        yield b"b\r\n"
+
+    connection, transport = over(OK * 2 if chunking else SENT, extensions=("PIPELINING", "CHUNKING"))
+    verb = connection.send_bdat if chunking else connection.send
+    with pytest.raises(ConnectionLostError) as caught:
+        verb(SENDER, RECIPIENTS[:1], body(), timeout=5)
+    assert [one.delivery for one in caught.value.recipients] == [Delivery.NOT_DELIVERED]
+    assert b"LAST" not in transport.written
+    assert not transport.written.endswith(b"\r\n.\r\n")
+
+
+def test_F107_E90_a_transport_that_fails_when_it_is_looked_at_is_a_lost_connection() -> None:
+    class Failing(ScriptedTransport):
+        broken = False
+
+        def readable(self) -> bool:
+            if self.broken:
+                raise OSError(5, "input/output")
+            return super().readable()
+
+    acts: list[Any] = [lambda connection: connection.noop(timeout=5), lambda connection: connection.quit(timeout=5)]
+    for act, error in zip(acts, (ConnectionLostError, None), strict=True):
+        transport = Failing([GREETING, hello()], when_dry="eof")
+        options: dict[str, Any] = {"tls_mode": TlsMode.NONE, "timeout": 5, "ehlo_domain": "client.test"}
+        connection = SmtpConnection.from_transport(transport, **options)
+        transport.broken = True
+        if error is None:
+            assert act(connection) is False
+        else:
+            with pytest.raises(error):
+                act(connection)
+        assert transport.closed
+        assert after_hello(transport) == b""
+
+
 # --- audit -----------------------------------------------------------------------------------------------------------
 
 
