@@ -27,7 +27,7 @@ from smtpconn.opening import (
     endpoint_of,
     transports,
 )
-from smtpconn.outcomes import MailOutcome, MailOutcomes
+from smtpconn.outcomes import MailOutcome, MailOutcomes, mail_of_call
 from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import (
@@ -42,7 +42,7 @@ from smtpconn.protocol.mail import BinaryFile, Mail, Recipient
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.policy import SendPolicy
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.result import SendResult, nobody_has_it
 from smtpconn.protocol.sasl import (
     LoginAuth,
     OAuthBearerAuth,
@@ -417,7 +417,7 @@ class SmtpConnection(Conversation):
         `SmtpTimeoutError`, `ConnectionLostError`, `ProtocolError`. RFC 5321 section 3.3, RFC 2033 section 4.2.
         """
         budget = Budget.of(timeout)  # from here on: going through the arguments takes time, too (F92)
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self.send_mail(mail, budget)
 
     def send_bdat(
@@ -433,7 +433,7 @@ class SmtpConnection(Conversation):
     ) -> SendResult:
         """As `send`, by BDAT (RFC 3030); needs CHUNKING. `params.body="BINARYMIME"` passes the octets unchanged."""
         budget = Budget.of(timeout)
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self.send_mail(mail, budget)
 
     def send_lmtp(
@@ -448,10 +448,9 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, on an LMTP connection only (`UsageError`)."""
-        self._require_lmtp("send_lmtp")
         budget = Budget.of(timeout)
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
-        return self.send_mail(mail, budget)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
+        return self._send_lmtp("send_lmtp", mail, budget)
 
     def send_lmtp_bdat(
         self,
@@ -465,10 +464,9 @@ class SmtpConnection(Conversation):
         size: int | None = None,
     ) -> SendResult:
         """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
-        self._require_lmtp("send_lmtp_bdat")
         budget = Budget.of(timeout)
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
-        return self.send_mail(mail, budget)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        return self._send_lmtp("send_lmtp_bdat", mail, budget)
 
     def send_message(
         self,
@@ -524,9 +522,12 @@ class SmtpConnection(Conversation):
     def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
         return self.send_mail(mail, Budget.of(timeout))
 
-    def _require_lmtp(self, verb: str) -> None:
+    def _send_lmtp(self, verb: str, mail: Mail, budget: Budget) -> SendResult:
+        """Values are judged first, then the protocol (F50)."""
         if not self._session.is_lmtp:
-            raise UsageError(f"{verb} needs an LMTP connection: use send or send_bdat here")
+            text = f"{verb} needs an LMTP connection: use send or send_bdat here"
+            raise UsageError(text, recipients=nobody_has_it(mail.recipients or ()))
+        return self.send_mail(mail, budget)
 
     # --- other verbs ---
 
@@ -552,7 +553,14 @@ class SmtpConnection(Conversation):
 
     def rehlo(self, *, timeout: Timeout) -> None:
         """EHLO or LHLO again; replaces `capabilities`. A refusal voids them and closes the connection."""
-        self._run(self._session.rehlo, Budget.of(timeout))
+        budget = Budget.of(timeout)
+        turn = object()
+        try:
+            self._take_turn(turn, budget)
+            self._require_alive()
+            handshake.hello_again(self._driver, budget, self._publish)
+        finally:
+            self._end_turn(turn)
 
     def quit(self, *, timeout: Timeout) -> bool:
         """QUIT, then close in every case; True if the server said 221. Raises nothing for what the server does.

@@ -37,7 +37,7 @@ from smtpconn.protocol.flow import Flow, Pipelining, Result, Step
 from smtpconn.protocol.ledger import END
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import RecipientResult, SendResult
+from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 from smtpconn.protocol.session import Session, SessionState
 from smtpconn.protocol.transaction import Attempt
 from smtpconn.transport import Transport
@@ -163,8 +163,10 @@ class Conversation:
         try:
             return self._in_turn(budget, call)
         except SmtpError as error:
-            if not error.recipients and mail.recipients is not None:
-                error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients)
+            given = mail.recipients
+            # A policy may raise one object again and again: what it says of an earlier mail is not said of this one.
+            if given is not None and tuple(entry.recipient for entry in error.recipients) != given:
+                error.recipients = nobody_has_it(given)
             raise
 
     def _transact(self, mail: Mail, budget: Budget) -> SendResult:
@@ -526,14 +528,15 @@ class Conversation:
         reply, kind = entry.reply, entry.kind
         if reply is None:
             return
+        accepted = reply.is_positive and reply.code != 221  # that one is a farewell, as 421 is (BR2)
         if kind is ledger.GREETING:
             self._publish(audit.GreetingReceived, code=reply.code)
-        elif kind is ledger.MAIL and reply.is_positive:
+        elif kind is ledger.MAIL and accepted:
             self._publish(audit.MailFromAccepted, code=reply.code)
         elif kind is ledger.RCPT:
-            self._publish(audit.RecipientAccepted if reply.is_positive else audit.RecipientRejected, code=reply.code)
+            self._publish(audit.RecipientAccepted if accepted else audit.RecipientRejected, code=reply.code)
         elif kind is ledger.END or kind is ledger.LMTP_END:
-            if reply.is_positive:
+            if accepted:
                 self._publish(audit.MessageAccepted, code=reply.code)
             elif kind is ledger.LMTP_END:
                 self._publish(audit.RecipientRejected, code=reply.code)

@@ -31,18 +31,28 @@ class Publish(Protocol):
 
 def establish(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
     """Open the session. What it raises leaves the transport to the caller, who ends it."""
-    session, journal = driver.session, driver.journal
+    session = driver.session
     publish(audit.Connected)
-    journal.connected(driver.transport.tls)
+    driver.journal.connected(driver.transport.tls)
     driver.run(session.greet(), budget)
     demands = "STARTTLS" if opening.tls_mode is TlsMode.STARTTLS else "AUTH" if opening.credentials else None
     driver.run(session.hello(demands=demands), budget)
-    publish(audit.EhloCompleted)
-    journal.greeted()
+    _greeted(driver, publish)
     if opening.tls_mode is TlsMode.STARTTLS:
         _upgrade(driver, opening, budget, publish)
     if opening.credentials is not None:
         authenticate(driver, opening, opening.credentials, budget, publish)
+
+
+def hello_again(driver: Driver, budget: Budget, publish: Publish) -> None:
+    """EHLO or LHLO in a session that is open (F10)."""
+    driver.run(driver.session.rehlo(), budget)
+    _greeted(driver, publish)
+
+
+def _greeted(driver: Driver, publish: Publish) -> None:
+    publish(audit.EhloCompleted)
+    driver.journal.greeted()
 
 
 def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
@@ -61,8 +71,7 @@ def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish)
     publish(audit.TlsUpgraded)
     driver.journal.secured(driver.transport.tls)
     driver.run(session.hello(fallback=False), budget)
-    publish(audit.EhloCompleted)
-    driver.journal.greeted()
+    _greeted(driver, publish)
 
 
 def _refuse_injection(driver: Driver) -> None:

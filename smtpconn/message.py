@@ -5,6 +5,7 @@ Knows the `email` package; refuses to compose or to repair. The message object i
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import email.errors
@@ -13,6 +14,7 @@ import email.header
 import email.message
 import email.policy
 import io
+import quopri
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -33,6 +35,8 @@ _FAILURES = (
     RecursionError,
 )
 _HIDDEN = ("Bcc", "Resent-Bcc")
+_ENCODING = "Content-Transfer-Encoding"
+_IDENTITIES = ("7bit", "8bit", "binary")  # the encodings that encode nothing (RFC 2045 section 6.2)
 
 
 def mail_of(
@@ -156,6 +160,7 @@ def _octets(message: email.message.Message, *, eight_bit: bool, international: b
         for name in _HIDDEN:
             del shown[name]
         converted = [_encode_headers(part) for part in shown.walk()]
+        _encode_content(shown, shown, eight_bit=eight_bit)
         options: dict[str, Any] = {"linesep": "\r\n", "cte_type": "8bit" if eight_bit else "7bit"}
         policy: Any = message.policy
         if not isinstance(policy, email.policy.EmailPolicy) and (international or any(converted)):
@@ -182,3 +187,40 @@ def _encode_headers(part: email.message.Message) -> bool:
     for name, value in items:
         part.set_raw(name, value if hasattr(value, "fold") else _header(name, value))
     return True
+
+
+def _encode_content(part: email.message.Message, root: email.message.Message, *, eight_bit: bool) -> None:
+    """Encode what cannot go as it is (MS7): 8-bit octets where 8BITMIME is not offered, and parts that are binary.
+
+    `email` encodes 8-bit octets only where the charset is one that it knows, and writes binary parts line by line.
+    `root`: the message of which it is a part; without MIME-Version nobody would decode it.
+    """
+    encoding = str(part.get(_ENCODING, "7bit")).strip().lower()
+    content: object = vars(part).get("_payload")  # the octets as they were parsed; `get_payload` decodes, and guesses
+    if isinstance(content, list):
+        if encoding == "binary" or (encoding == "8bit" and not eight_bit):
+            part.replace_header(_ENCODING, "8bit" if eight_bit else "7bit")
+        if not eight_bit:  # these are no content, and nobody reads them (RFC 2046 section 5.1.1)
+            part.preamble, part.epilogue = _in_ascii(part.preamble), _in_ascii(part.epilogue)
+        is_message = part.get_content_maintype() == "message"
+        for child in content:
+            _encode_content(child, child if is_message else root, eight_bit=eight_bit)
+        return
+    if not isinstance(content, str) or encoding not in _IDENTITIES:
+        return
+    if encoding != "binary" and (eight_bit or content.isascii()):
+        return
+    octets = content.encode("ascii", "surrogateescape")
+    if part.get_content_maintype() == "text":
+        encoding, encoded = "quoted-printable", quopri.encodestring(octets.replace(b"\r\n", b"\n"))
+    else:
+        encoding, encoded = "base64", base64.encodebytes(octets)
+    part.set_payload(encoded.decode("ascii"))
+    del part[_ENCODING]
+    part[_ENCODING] = encoding
+    if "MIME-Version" not in root:
+        root["MIME-Version"] = "1.0"
+
+
+def _in_ascii(text: str | None) -> str | None:
+    return text and text.encode("ascii", "replace").decode("ascii")

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from smtpconn.attempts import attempt_of
 from smtpconn.protocol.errors import Delivery, SmtpError, summary
-from smtpconn.protocol.mail import Mail
-from smtpconn.protocol.result import RecipientResult, SendResult
+from smtpconn.protocol.mail import Mail, recipients_of
+from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class MailOutcome:
         found = verdict.recipients if verdict is not None else getattr(self.error, "recipients", ())
         if found:
             return tuple(found)
-        return tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in self.mail.recipients or ())
+        return nobody_has_it(self.mail.recipients or ())
 
     @property
     def delivery(self) -> Delivery:
@@ -80,6 +81,16 @@ class MailOutcome:
     def __repr__(self) -> str:
         what = "" if self.error is None else f", error={type(self.error).__name__}"
         return f"<MailOutcome {self.index}: {self.delivery.value}{what}>"
+
+
+def mail_of_call(sender: Any, recipients: Any, message: Any, **options: Any) -> Mail:
+    """The `Mail` that the arguments of a verb mean. An error about its content has a verdict for each recipient."""
+    given = recipients_of(recipients)
+    try:
+        return Mail(sender, given, message, **options)
+    except SmtpError as error:
+        error.recipients = nobody_has_it(given)
+        raise
 
 
 class MailOutcomes(Iterator[MailOutcome]):

@@ -133,10 +133,10 @@ def test_a_421_greeting_means_service_unavailable(server: LoopbackServer) -> Non
 
 
 def test_a_closed_port_is_a_connect_error_that_names_the_place() -> None:
-    """features:E30."""
+    """features:E30, E108, F107: the text says what was tried, and the system's error is the cause."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(ConnectError, match=f"127.0.0.1:{port}") as refused:
+    with pytest.raises(ConnectError, match=f"^connect to 127.0.0.1:{port} failed: ") as refused:
         SmtpConnection.connect("127.0.0.1", port, TlsMode.NONE, timeout=5)
     assert isinstance(refused.value.__cause__, ConnectionRefusedError)
     assert refused.value.retry_safe
@@ -700,11 +700,22 @@ def test_a_refused_reset_closes(server: LoopbackServer) -> None:
 def test_send_lmtp_is_for_lmtp_and_send_follows_the_protocol(
     server: LoopbackServer, lmtp_server: LoopbackServer
 ) -> None:
-    """features:E81, F74."""
+    """features:E81, F74, F50."""
     with connect(server) as connection:
+        octets = server.sessions[0].octets
         for verb in (connection.send_lmtp, connection.send_lmtp_bdat):
-            with pytest.raises(UsageError):
+            with pytest.raises(UsageError) as refused:
                 verb(SENDER, [RECIPIENT], BODY, timeout=5)
+            assert [entry.delivery for entry in refused.value.recipients] == [Delivery.NOT_DELIVERED]
+            recipients: Any = RECIPIENT
+            with pytest.raises(TypeError):  # F50: types and values first
+                verb(SENDER, recipients, BODY, timeout=5)
+            with pytest.raises(InvalidInputError):
+                verb(SENDER, [RECIPIENT], b"bare\n", timeout=5)
+            with pytest.raises(InvalidInputError):
+                verb(SENDER, [RECIPIENT], BODY, timeout=-1)
+        assert server.sessions[0].octets == octets
+        assert send(connection).all_delivered
     where = ("127.0.0.1", lmtp_server.port, TlsMode.NONE)
     lmtp_server.refuse("full@example.com", "452 4.2.2 full", when="data")
     with SmtpConnection.connect_lmtp(*where, timeout=5) as connection:
@@ -773,8 +784,8 @@ def test_the_audit_of_a_session_is_in_order_and_names_nobody(authority: TestAuth
     assert not [secret for secret in ("secret", "user", RECIPIENT, SENDER, "hello") if secret in shown]
 
 
-def test_an_audit_sink_that_raises_changes_nothing(server: LoopbackServer) -> None:
-    """features:E187, faults:NN16."""
+def test_an_audit_sink_that_raises_changes_nothing(server: LoopbackServer, caplog: pytest.LogCaptureFixture) -> None:
+    """features:E187, F103, faults:NN16: each failure is logged and dropped."""
 
     class Broken:
         def on_event(self, event: object) -> None:
@@ -782,6 +793,8 @@ def test_an_audit_sink_that_raises_changes_nothing(server: LoopbackServer) -> No
 
     with connect(server, audit=Broken()) as connection:
         assert send(connection).all_delivered
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [RuntimeError] * 8
+    assert {record.levelname for record in caplog.records if record.exc_info} == {"WARNING"}
 
 
 def test_eight_bit_and_size_are_decided_by_what_the_server_offers() -> None:

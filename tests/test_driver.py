@@ -145,16 +145,19 @@ def test_BR14_any_split_of_octets_gives_the_same_wire_and_the_same_result(
 @pytest.mark.parametrize("as_stream", [False, True])
 @pytest.mark.parametrize("chunking", [False, True])
 def test_LM8_no_write_is_larger_than_a_slice(chunking: bool, as_stream: bool) -> None:
+    """features:F63: and none for each piece of a stream, where these are small."""
     message = b"x" * 99_998 + b"\r\n"
     made = rig(*(OK, OK, OK, OK) if chunking else MAILED)
-    assert made.send([message] if as_stream else message, chunking=chunking)
+    pieces = [message[at : at + 80] for at in range(0, len(message), 80)]
+    assert made.send(pieces if as_stream else message, chunking=chunking)
     assert max(map(len, made.transport.writes)) == SLICE
+    assert len(made.transport.writes) <= 12
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
 @pytest.mark.parametrize("chunking", [False, True])
 @pytest.mark.parametrize("level", [OFF, GROUPED])
-def test_WF_BR14_a_write_that_fails_at_any_octet_delivers_nothing_and_nothing_is_in_doubt(
+def test_WF_BR14_BS1_a_write_that_fails_at_any_octet_delivers_nothing_and_nothing_is_in_doubt(
     level: Pipelining, chunking: bool, protocol: ProtocolName
 ) -> None:
     wire = BDAT if chunking else WIRE
@@ -613,7 +616,7 @@ def test_F92_a_reply_that_is_there_is_read_though_the_time_is_up() -> None:
     ],
 )
 @pytest.mark.parametrize("chunking", [False, True])
-def test_D4_too_little_time_for_the_final_reply_stops_before_the_end_of_data(
+def test_D4_BS2_too_little_time_for_the_final_reply_stops_before_the_end_of_data(
     timeout: float | Timeouts, slow: float, stopped: bool, chunking: bool
 ) -> None:
     said = [OK, (Wait(slow), OK), OK] if chunking else [OK, OK, (Wait(slow), GO), OK]
@@ -785,26 +788,51 @@ def test_KI_an_interrupt_out_of_the_body_poisons_whatever_the_verb(
     made.assert_dead()
 
 
-def test_BR19_E66_a_source_that_fails_closes_DATA_and_leaves_BDAT_usable() -> None:
+def _failing_file(failure: Exception, begun: int) -> Any:
+    class Failing:
+        left = begun
+
+        def read(self, size: int) -> bytes:
+            if not self.left:
+                raise failure
+            self.left -= 1
+            return b"x" * (size - 2) + b"\r\n"
+
+    return Failing()
+
+
+def _failing_iterator(failure: Exception, begun: int) -> Iterator[bytes]:
+    for _ in range(begun):
+        yield b"x" * 16_382 + b"\r\n"
+    raise failure
+
+
+@pytest.mark.parametrize("make", [_failing_iterator, _failing_file], ids=["an iterator", "a file"])
+@pytest.mark.parametrize("begun", [0, 1, 30], ids=["at once", "early", "behind a window of chunks"])
+@pytest.mark.parametrize("level", [OFF, GROUPED])
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_BR19_E66_a_source_that_fails_closes_DATA_and_leaves_BDAT_usable(
+    protocol: ProtocolName, level: Pipelining, begun: int, make: Any
+) -> None:
+    """features:F63: in each of DATA and BDAT over SMTP and LMTP the exception itself, and nobody has the mail."""
     failure = OSError("disk")
-
-    def source() -> Iterator[bytes]:
-        yield b"a\r\n"
-        raise failure
-
-    made = rig(OK, OK, GO)
-    made.send(source())
+    made = rig(OK, OK, OK, GO, protocol=protocol)
+    made.send(make(failure, begun), count=2, level=level)
     assert made.error is failure
-    assert made.transport.written == ENVELOPE
+    assert made.verdicts == [ND, ND]
+    assert b"\r\n.\r\n" not in made.transport.written
     made.assert_dead()
-    made = rig(OK, OK, OK, *CHUNKED)
-    made.send(source(), chunking=True)
+    made = rig(OK, *[OK] * 30, protocol=protocol)
+    made.send(make(failure, begun), count=2, chunking=True, level=level)
     assert made.error is failure
+    assert made.verdicts == [ND, ND]
     assert made.session.source_error is None
     made.assert_alive()
-    before = len(made.transport.written)
-    assert made.send(chunking=True)
-    assert made.transport.written[before:] == b"RSET\r\n" + BDAT
+    written = made.transport.written
+    assert b" LAST\r\n" not in written
+    assert written.count(b"BDAT 65536\r\n") == {(30, GROUPED): 4, (30, OFF): 6}.get((begun, level), 0)
+    assert made.send(chunking=True, level=level)
+    assert made.transport.written[len(written) :] == b"RSET\r\n" + BDAT
 
 
 def test_BR19_our_own_judgement_of_a_stream_is_a_source_that_fails() -> None:
@@ -863,7 +891,7 @@ def _interrupted_at(line: int, send: Callable[[], object]) -> bool:
 
 @pytest.mark.parametrize("chunking", [False, True])
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
-def test_F93_KI_KU_an_interrupt_at_any_line_is_sound(protocol: ProtocolName, chunking: bool) -> None:
+def test_F93_BS7_KI_KU_an_interrupt_at_any_line_is_sound(protocol: ProtocolName, chunking: bool) -> None:
     """DELIVERED only if the server said so, UNKNOWN or DELIVERED once it has the mail; in step or poisoned."""
     line = 0
     going = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
 import io
 import socket
@@ -14,11 +16,13 @@ from typing import Any
 import pytest
 
 from smtpconn import (
+    AuditEvent,
     AuthenticationError,
     BoundedPolicy,
     CertificateError,
     ConnectionLostError,
     ConnectionPool,
+    DeliverBy,
     Delivery,
     DeliveryUnknownError,
     ExtensionUnavailableError,
@@ -30,7 +34,11 @@ from smtpconn import (
     PermanentReplyError,
     PolicyError,
     ProtocolError,
+    RcptParams,
+    Recipient,
+    RecipientRejected,
     RecipientsRefusedError,
+    ReplyError,
     SendResult,
     ServiceUnavailableError,
     SmtpConnection,
@@ -64,8 +72,8 @@ def _marked(lines: list[str]) -> list[tuple[bool, str]]:
 
 def over(*said: Any, extensions: tuple[str, ...] = ("PIPELINING",), **options: Any) -> tuple[SmtpConnection, Any]:
     """A connection whose peer says `said`, one item to each flight behind the EHLO."""
-    dry = options.pop("dry", "fail")
-    transport = ScriptedTransport([GREETING, hello(*extensions), *said], when_dry=dry)
+    secure = options.pop("secure", False)
+    transport = ScriptedTransport([GREETING, hello(*extensions), *said], secure=secure)
     options = {"timeout": 5, "tls_mode": TlsMode.NONE, "ehlo_domain": "client.test", **options}
     return SmtpConnection.from_transport(transport, **options), transport
 
@@ -84,6 +92,12 @@ def after_hello(transport: Any) -> bytes:
     return bytes(transport.written).split(b"\r\n", 1)[1]
 
 
+def end_of_chain(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 # --- sending ---------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +114,9 @@ def test_E59_F70_the_second_mail_of_a_connection_has_neither_RSET_nor_EHLO_in_fr
 
 
 @pytest.mark.parametrize(
-    "sender", ["ü\r@example.com", "ü\r\nRSET@example.com"], ids=["E71 CR in a UTF-8 address", "E71 CRLF"]
+    "sender",
+    ["ü\r@example.com", "ü\r\nRSET@example.com", "a@b.com\r\nRSET"],
+    ids=["E71 CR in a UTF-8 address", "E71 CRLF", "E55 a command behind it"],
 )
 def test_a_control_octet_in_an_address_is_refused_and_costs_nothing(sender: str) -> None:
     connection, transport = over(SENT, OK, extensions=("PIPELINING", "SMTPUTF8"))
@@ -137,6 +153,8 @@ def test_E83_an_LMTP_server_that_answers_once_for_three_leaves_two_unknown() -> 
         Delivery.UNKNOWN,
         Delivery.UNKNOWN,
     ]
+    assert [one.reply and one.reply.code for one in caught.value.recipients] == [250, None, None]
+    assert isinstance(caught.value.__cause__, SmtpTimeoutError)
     assert transport.written.endswith(b"\r\n.\r\n")
     with pytest.raises(ConnectionLostError):
         connection.noop(timeout=1)
@@ -168,7 +186,7 @@ def test_E182_F98b_a_policy_that_refuses_one_mail_of_three_lets_the_others_go() 
     connection.close()
 
 
-def test_E137_send_many_and_send_message_work_over_LMTP() -> None:
+def test_E137_F59_send_many_and_send_message_work_over_LMTP() -> None:
     from email.message import EmailMessage
 
     message = EmailMessage()
@@ -190,16 +208,127 @@ def test_E65_every_kind_of_body_makes_the_same_wire_but_for_what_MAIL_declares(c
         message, bytearray(message), memoryview(message), io.BytesIO(message), iter([message]),
         [message[at : at + 1] for at in range(len(message))],
     ]  # fmt: skip
-    wires = []
+    wires, declared = [], []
+    extensions = ("PIPELINING", "CHUNKING", "SIZE", "8BITMIME")
     for body in bodies:
         said = (OK * 2, OK) if chunking else (SENT, OK)
-        # A stream whose end comes late has one chunk more.
-        connection, transport = over(*said, *[OK] * chunking, extensions=("PIPELINING", "CHUNKING"), dry="eof")
+        connection, transport = over(*said, extensions=extensions)
         verb = connection.send_bdat if chunking else connection.send
         assert verb(SENDER, RECIPIENTS[:1], body, timeout=5).all_delivered
-        wires.append(after_hello(transport))
+        line, rest = after_hello(transport).split(b"\r\n", 1)
+        declared.append(line.removeprefix(b"MAIL FROM:<a@example.com>"))
+        wires.append(rest)
         connection.close()
     assert set(wires) == {wires[0]}
+    assert declared == [b" SIZE=106"] * 3 + [b" BODY=8BITMIME"] * 3
+
+
+ORDER: list[Any] = [
+    ("F50 a type before the state", {"recipients": "b@example.com"}, "closed", TypeError, None),
+    ("F50 a value before the state", {"message": b"a\nb"}, "closed", InvalidInputError, "bare LF"),
+    ("F50 a contradiction before the state", {"message": b"\xff", "params": MailParams(body="7BIT")}, "closed",
+     InvalidInputError, "7BIT"),
+    ("F50 the state before the gate", {"params": MailParams(ret="FULL")}, "closed", UsageError, "closed"),
+    ("F50 E54 no recipients", {"recipients": []}, "open", InvalidInputError, "recipients must not be empty"),
+    ("F50 the gate before SIZE", {"params": MailParams(ret="FULL"), "message": BODY * 9}, "open",
+     ExtensionUnavailableError, "DSN"),
+    ("F50 SIZE before 8 bits", {"message": b"\xff" * 200}, "open", ExtensionUnavailableError, "the server takes"),
+    ("F50 8 bits before the policy", {"message": b"\xff"}, "open", ExtensionUnavailableError, "8BITMIME"),
+    ("F50 the sender first", {}, "open", PolicyError, "sender"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "state", "error", "words"), [pytest.param(*row[1:], id=row[0]) for row in ORDER])
+def test_of_two_faults_of_a_call_the_first_in_order_is_raised_and_nothing_is_written(
+    given: dict[str, Any], state: str, error: type[Exception], words: str | None
+) -> None:
+    class RefusesAll:
+        def check_sender(self, sender: object) -> None:
+            raise PolicyError("sender")
+
+        def check_recipients(self, recipients: object) -> None:
+            raise PolicyError("recipients")
+
+        def check_message_size(self, size: int | None) -> None:
+            raise PolicyError("size")
+
+    connection, transport = over(extensions=("PIPELINING", "SIZE 100"), policy=RefusesAll())
+    if state == "closed":
+        connection.close()
+    arguments = {"sender": SENDER, "recipients": RECIPIENTS[:1], "message": BODY, **given}
+    with pytest.raises(error, match=words) as caught:
+        connection.send(**arguments, timeout=5)
+    assert type(caught.value) is error
+    assert after_hello(transport) == b""
+    assert connection.usable == (state == "open")
+    connection.close()
+
+
+@pytest.mark.parametrize("verb", ["send", "send_bdat", "send_lmtp", "send_lmtp_bdat", "send_many"])
+def test_BS14_all_parameters_go_out_in_both_protocols_by_DATA_and_by_BDAT(verb: str) -> None:
+    """And those of a recipient beside this recipient alone (features:F75, MP1 to MP15)."""
+    extensions = (
+        "PIPELINING", "CHUNKING", "SIZE", "8BITMIME", "SMTPUTF8", "DSN", "AUTH PLAIN", "REQUIRETLS", "FUTURERELEASE",
+        "DELIVERBY", "MT-PRIORITY",
+    )  # fmt: skip
+    params = MailParams(
+        body="8BITMIME", smtputf8=True, ret="HDRS", envid="a+b", auth="<>", requiretls=True, hold_for=60,
+        deliver_by=DeliverBy(60, "N"), mt_priority=-1, extra={"XFOO": "1"},
+    )  # fmt: skip
+    recipients: list[Any] = [
+        Recipient(
+            "b@example.com", RcptParams(notify=["DELAY", "SUCCESS"], orcpt="rfc822;x+y@z.test", extra={"XB": None})
+        ),
+        "c@example.com",
+    ]
+    protocol = "lmtp" if "lmtp" in verb else "smtp"
+    by_bdat = "bdat" in verb or verb == "send_many"
+    said = (OK * 3 if by_bdat else OK * 3 + GO, OK * (2 if protocol == "lmtp" else 1))
+    connection, transport = over(*said, extensions=extensions, protocol=protocol, secure=True)
+    if verb == "send_many":
+        (outcome,) = connection.send_many([Mail(SENDER, recipients, BODY, params=params, chunking=True)], timeout=5)
+        assert outcome.error is None
+    else:
+        assert getattr(connection, verb)(SENDER, recipients, BODY, timeout=5, params=params).all_delivered
+    content = b"BDAT 21 LAST\r\n" + BODY if by_bdat else b"DATA\r\n" + BODY + b".\r\n"
+    assert after_hello(transport) == (
+        b"MAIL FROM:<a@example.com> SIZE=21 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb AUTH=<> REQUIRETLS HOLDFOR=60"
+        b" BY=60;N MT-PRIORITY=-1 XFOO=1\r\n"
+        b"RCPT TO:<b@example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x+2By@z.test XB\r\n"
+        b"RCPT TO:<c@example.com>\r\n" + content
+    )
+    connection.close()
+
+
+@pytest.mark.parametrize("verb", ["send", "send_bdat", "send_lmtp", "send_lmtp_bdat"])
+def test_F105a_an_error_about_the_content_has_a_verdict_for_each_recipient(verb: str) -> None:
+    connection, transport = over(protocol="lmtp" if "lmtp" in verb else "smtp")
+    with pytest.raises(InvalidInputError) as caught:
+        getattr(connection, verb)(SENDER, iter(RECIPIENTS), b"a\nb", timeout=5)
+    assert [(one.address, one.delivery) for one in caught.value.recipients] == [
+        (address, Delivery.NOT_DELIVERED) for address in RECIPIENTS
+    ]
+    assert after_hello(transport) == b""
+    connection.close()
+
+
+def test_F98_a_refusal_that_a_policy_raises_again_and_again_speaks_of_the_mail_at_hand() -> None:
+    refusal = PolicyError("closed on Sundays")
+
+    class Closed:
+        def check_sender(self, sender: object) -> None:
+            raise refusal
+
+        def check_recipients(self, recipients: object) -> None: ...
+
+        def check_message_size(self, size: int | None) -> None: ...
+
+    connection, _ = over(policy=Closed())
+    for count in (2, 1, 3):
+        with pytest.raises(PolicyError) as caught:
+            connection.send(SENDER, RECIPIENTS[:count], BODY, timeout=5)
+        assert [one.address for one in caught.value.recipients] == RECIPIENTS[:count]
+    connection.close()
 
 
 # --- session verbs ---------------------------------------------------------------------------------------------------
@@ -222,6 +351,52 @@ def test_E92_quit_on_a_failed_session_writes_nothing_and_reports_nothing_more() 
     assert (bytes(transport.written), names(sink)) == (written, events)
 
 
+@pytest.mark.parametrize("chunking", [False, True], ids=["DATA", "BDAT"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_F107_a_body_that_closes_its_own_connection_ends_the_send_as_a_lost_connection(
+    begun: bool, chunking: bool
+) -> None:
+    """faults:BR12: over a caller's own transport, too, which raises once it is closed (F111)."""
+
+    def body() -> Iterator[bytes]:
+        if begun:
+            yield b"a\r\n"
+        connection.close()
+        yield b"b\r\n"
+
+    connection, transport = over(OK * 2 if chunking else SENT, extensions=("PIPELINING", "CHUNKING"))
+    verb = connection.send_bdat if chunking else connection.send
+    with pytest.raises(ConnectionLostError) as caught:
+        verb(SENDER, RECIPIENTS[:1], body(), timeout=5)
+    assert [one.delivery for one in caught.value.recipients] == [Delivery.NOT_DELIVERED]
+    assert b"LAST" not in transport.written
+    assert not transport.written.endswith(b"\r\n.\r\n")
+
+
+def test_F107_E90_a_transport_that_fails_when_it_is_looked_at_is_a_lost_connection() -> None:
+    class Failing(ScriptedTransport):
+        broken = False
+
+        def readable(self) -> bool:
+            if self.broken:
+                raise OSError(5, "input/output")
+            return super().readable()
+
+    acts: list[Any] = [lambda connection: connection.noop(timeout=5), lambda connection: connection.quit(timeout=5)]
+    for act, error in zip(acts, (ConnectionLostError, None), strict=True):
+        transport = Failing([GREETING, hello()], when_dry="eof")
+        options: dict[str, Any] = {"tls_mode": TlsMode.NONE, "timeout": 5, "ehlo_domain": "client.test"}
+        connection = SmtpConnection.from_transport(transport, **options)
+        transport.broken = True
+        if error is None:
+            assert act(connection) is False
+        else:
+            with pytest.raises(error):
+                act(connection)
+        assert transport.closed
+        assert after_hello(transport) == b""
+
+
 # --- audit -----------------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +404,7 @@ def test_E97_F102_a_refused_recipient_aborts_nothing_and_the_end_of_the_stream_d
     connection, _, sink = audited((b"250 ok\r\n550 no\r\n503 no\r\n",), EOF)
     with pytest.raises(RecipientsRefusedError):
         connection.send(SENDER, RECIPIENTS[:1], BODY, timeout=5)
-    assert "RecipientRejected" in names(sink)
+    assert [event.code for event in sink.events if isinstance(event, RecipientRejected)] == [550]
     assert not {"RecipientAccepted", "SessionAborted"} & set(names(sink))
     with pytest.raises(SmtpError):
         connection.noop(timeout=5)
@@ -245,6 +420,97 @@ def test_E98_F102_the_end_of_the_stream_in_a_transaction_is_one_abort_behind_the
     assert names(sink).count("SessionAborted") == 1
 
 
+def _mail_in_chunks(connection: SmtpConnection) -> None:
+    connection.send_bdat(SENDER, RECIPIENTS[:1], [b"x\r\n" * 30_000], timeout=5)
+
+
+ENVELOPE_ACCEPTED = [("MailFromAccepted", 250), ("RecipientAccepted", 250)]
+SETTLED: dict[str, list[Any]] = {
+    "delivered": [("MailSettled", 1, 0, 0)],
+    "refused": [("MailSettled", 0, 1, 0)],
+    "in doubt": [("MailSettled", 0, 0, 1)],
+}
+QUIT_OK, ABORTED = [("QuitCompleted",)], [("SessionAborted",)]
+EVENTS: list[Any] = [
+    ("F101 EHLO again", lambda c: c.rehlo(timeout=5), [hello(), BYE], [("EhloCompleted",), *QUIT_OK]),
+    ("F101 EHLO again refused", lambda c: c.rehlo(timeout=5), [b"500 no\r\n"], ABORTED),
+    (
+        "F101 AUTH",
+        lambda c: c.auth_plain("u", "p", timeout=5),
+        [b"235 ok\r\n", BYE],
+        [("AuthCompleted", "PLAIN"), *QUIT_OK],
+    ),
+    ("F101 F102 AUTH refused", lambda c: c.auth_plain("u", "p", timeout=5), [b"535 no\r\n", BYE], QUIT_OK),
+    ("F101 nothing of NOOP", lambda c: c.noop(timeout=5), [OK, BYE], QUIT_OK),
+    (
+        "F101 BDAT",
+        _mail_in_chunks,
+        [OK * 2, OK, OK, BYE],
+        [*ENVELOPE_ACCEPTED, ("MessageAccepted", 250), *SETTLED["delivered"], *QUIT_OK],
+    ),
+    (
+        "F101 F102 a chunk refused",
+        _mail_in_chunks,
+        [OK * 2, b"452 no\r\n", BYE],
+        [*ENVELOPE_ACCEPTED, *SETTLED["refused"], *QUIT_OK],
+    ),
+    (
+        "F101 F102 a message refused",
+        None,
+        [SENT, b"554 no\r\n", BYE],
+        [*ENVELOPE_ACCEPTED, *SETTLED["refused"], *QUIT_OK],
+    ),
+    (
+        "F101 a lone dot",
+        None,
+        [b"250 ok\r\n550 no\r\n354 go\r\n", b"554 no\r\n", BYE],
+        [("MailFromAccepted", 250), ("RecipientRejected", 550), *SETTLED["refused"], *QUIT_OK],
+    ),
+    ("F101 F102 in doubt", None, [SENT, EOF], [*ENVELOPE_ACCEPTED, *SETTLED["in doubt"], *ABORTED]),
+    ("F102 QUIT not answered", lambda c: None, [EOF], ABORTED),
+]
+
+
+@pytest.mark.parametrize(("act", "said", "events"), [pytest.param(*row[1:], id=row[0]) for row in EVENTS])
+def test_which_events_follow_the_first_EHLO(act: Any, said: list[Any], events: list[Any]) -> None:
+    connection, _, sink = audited(*said, extensions=("PIPELINING", "CHUNKING", "AUTH PLAIN"), allow_plaintext_auth=True)
+    with contextlib.suppress(SmtpError):
+        (act or mail)(connection)
+    connection.quit(timeout=1)
+    assert [_shown(event) for event in sink.events[3:]] == events
+
+
+def _shown(event: AuditEvent) -> tuple[Any, ...]:
+    """The name and the event's own fields."""
+    common = {field.name for field in dataclasses.fields(AuditEvent)}
+    own = [getattr(event, field.name) for field in dataclasses.fields(event) if field.name not in common]
+    return (type(event).__name__, *own)
+
+
+@pytest.mark.parametrize(
+    ("greeting", "events"),
+    [(b"554 no\r\n", [("GreetingReceived", 554), *QUIT_OK]), (b"421 no\r\n", [("GreetingReceived", 421), *ABORTED])],
+)
+def test_F101_a_greeting_that_refuses_is_an_event_too(greeting: bytes, events: list[Any]) -> None:
+    sink = ListAuditSink()
+    with pytest.raises(ReplyError):
+        SmtpConnection.from_transport(
+            ScriptedTransport([greeting, BYE]), tls_mode=TlsMode.NONE, timeout=5, ehlo_domain="client.test", audit=sink
+        )
+    assert [_shown(event) for event in sink.events] == [("Connected",), *events]
+
+
+def test_F101_RCPTs_are_told_as_they_were_written_and_verdicts_as_recipients_were_given() -> None:
+    connection, _, sink = audited(b"250 ok\r\n250 ok\r\n551 no\r\n354 go\r\n", OK)
+    connection.send(SENDER, ["b@example.com", "c@example.com", "b@EXAMPLE.com", "c@example.com"], BODY, timeout=5)
+    assert names(sink)[3:] == [
+        "MailFromAccepted", "RecipientAccepted", "RecipientRejected", "MessageAccepted", "MailSettled",
+    ]  # fmt: skip
+    settled: Any = sink.events[-1]
+    assert (settled.delivered, settled.not_delivered, settled.unknown) == (2, 2, 0)
+    connection.close()
+
+
 def test_E184_LMTP_reports_each_final_reply() -> None:
     connection, _, sink = audited(OK * 3 + GO, b"250 ok\r\n452 full\r\n", protocol="lmtp")
     connection.send(SENDER, RECIPIENTS[:2], BODY, timeout=5)
@@ -252,6 +518,32 @@ def test_E184_LMTP_reports_each_final_reply() -> None:
     assert final == [("MessageAccepted", 250), ("RecipientRejected", 452)]
     assert names(sink)[-1] == "MailSettled"
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said", "named"),
+    [
+        ("smtp", [b"221 bye\r\n"], []),
+        ("smtp", [b"250 ok\r\n221 bye\r\n"], [("MailFromAccepted", 250), ("RecipientRejected", 221)]),
+        ("smtp", [SENT, b"221 bye\r\n"], [("MailFromAccepted", 250), ("RecipientAccepted", 250)]),
+        (
+            "lmtp",
+            [SENT, b"221 bye\r\n"],
+            [("MailFromAccepted", 250), ("RecipientAccepted", 250), ("RecipientRejected", 221)],
+        ),
+    ],
+)
+def test_F101_a_farewell_accepts_nothing_whatever_it_answers(
+    protocol: str, said: list[bytes], named: list[tuple[str, int]]
+) -> None:
+    """221 outside QUIT is 421 (faults:BR2): the events must not say other than `MailSettled`."""
+    connection, _, sink = audited(*said, protocol=protocol)
+    (outcome,) = connection.send_many([Mail(SENDER, RECIPIENTS[:1], BODY)], timeout=5)
+    assert outcome.delivery is Delivery.NOT_DELIVERED
+    events: list[Any] = sink.events[3:]
+    assert [(type(event).__name__, event.code) for event in events[:-2]] == named
+    assert (events[-2].delivered, events[-2].not_delivered, events[-2].unknown) == (0, 1, 0)
+    assert type(events[-1]).__name__ == "SessionAborted"
 
 
 def test_E185_F102_close_without_QUIT_is_one_abort() -> None:
@@ -321,7 +613,7 @@ def test_F104_SY11_no_option_is_in_the_repr_of_a_connection() -> None:
     [TlsError("no handshake"), CertificateError("untrusted"), ssl.SSLError(1, "raw"), ConnectionResetError("raw")],
 )
 def test_E24_E188_F16_a_handshake_that_fails_closes_and_reports_no_upgrade(failure: Exception) -> None:
-    """F107: also what a transport of the caller's lets through."""
+    """F107, E108: also what a transport of the caller's lets through, and the chain ends at it."""
     sink = ListAuditSink()
     transport = ScriptedTransport([GREETING, hello("STARTTLS"), b"220 go\r\n"], start_tls_error=failure)
     with pytest.raises(TlsError) as caught:
@@ -334,6 +626,7 @@ def test_E24_E188_F16_a_handshake_that_fails_closes_and_reports_no_upgrade(failu
             audit=sink,
         )
     assert caught.value.delivery is Delivery.NOT_DELIVERED
+    assert end_of_chain(caught.value) is failure
     assert bytes(transport.written) == b"EHLO client.test\r\nSTARTTLS\r\n"
     assert len(transport.tls_starts) == 1
     assert "TlsUpgraded" not in names(sink)
@@ -415,6 +708,9 @@ CAUSES: list[Any] = [
 ]
 
 
+AN_EXTENSION = [row[0] for row in CAUSES].index("F105 an extension")
+
+
 @pytest.mark.parametrize(("act", "said", "error", "stage"), [pytest.param(*row[1:], id=row[0]) for row in CAUSES])
 def test_each_cause_has_its_class_and_its_stage(act: Any, said: list[Any], error: type[SmtpError], stage: str) -> None:
     """Those of connecting, DNS, the handshake, injection and policies are asserted where these are."""
@@ -429,6 +725,11 @@ def test_each_cause_has_its_class_and_its_stage(act: Any, said: list[Any], error
     if error in permanent:
         assert caught.value.permanent is permanent[error]
         assert caught.value.reply is not None
+    if isinstance(caught.value, ExtensionUnavailableError):
+        assert caught.value.extension == ("AUTH" if act is not CAUSES[AN_EXTENSION][1] else "DSN")
+    if said == [b"250-x\r\n251 y\r\n"]:
+        assert "250" in str(caught.value)
+        assert "251" in str(caught.value)
     if stage == "input":
         assert after_hello(transport) == b""
         assert caught.value.permanent is True
@@ -450,10 +751,7 @@ def test_E108_F107_a_failed_read_ends_in_the_error_of_the_system(failure: OSErro
     connection, _ = over(failure)
     with pytest.raises(ConnectionLostError) as caught:
         connection.noop(timeout=5)
-    link: BaseException = caught.value
-    while link.__cause__ is not None:
-        link = link.__cause__
-    assert link is failure
+    assert end_of_chain(caught.value) is failure
 
 
 def test_E193_who_waits_learns_why_his_turn_never_came() -> None:
@@ -564,10 +862,7 @@ def test_E108_a_failed_write_ends_in_the_error_of_the_system() -> None:
     connection = SmtpConnection.from_transport(transport, tls_mode=TlsMode.NONE, timeout=5, ehlo_domain="client.test")
     with pytest.raises(SmtpError) as caught:
         connection.noop(timeout=5)
-    link: BaseException = caught.value
-    while link.__cause__ is not None:
-        link = link.__cause__
-    assert link is failure
+    assert end_of_chain(caught.value) is failure
 
 
 @pytest.mark.parametrize("greeting", [b"450 4.3.2 later\r\n", b"554 no\r\n"], ids=["450", "554"])

@@ -302,6 +302,77 @@ def test_MS7_8_bit_parts_are_encoded_otherwise(kind: Any, how: str) -> None:
     assert back.get_content() == "h\u00e9llo\n" or back.get_content() == "h\u00e9llo\r\n"
 
 
+def _parsed(policy: Any, octets: bytes, *headers: bytes) -> Any:
+    head = b"".join(header + b"\n" for header in (b"From: s@x.test", b"To: a@x.test", *headers))
+    return email.message_from_bytes(head + b"\n" + octets, policy=policy)
+
+
+@pytest.mark.parametrize("policy", [email.policy.compat32, email.policy.default, email.policy.SMTPUTF8])
+@pytest.mark.parametrize(
+    ("headers", "octets"),
+    [
+        ([b"Content-Type: text/plain; charset=utf-8", b"Content-Transfer-Encoding: 8bit"], b"h\xc3\xa9\nb=\n"),
+        ([b"Content-Type: text/plain; charset=unknown-8bit", b"Content-Transfer-Encoding: 8bit"], b"\x80\n\xff"),
+        ([b"Content-Type: text/plain", b"Content-Transfer-Encoding: 7bit"], b"\xe9 without a charset\n"),
+        ([], b"\xe9 without a type\n"),
+        ([b"Content-Type: application/json"], b'"\xc3\xa9"\n'),
+        ([b"Content-Type: application/x", b"Content-Transfer-Encoding: BINARY"], b"\x00\x80\n\r\xff\r\n"),
+    ],
+    ids=["a charset", "an unknown charset", "no charset", "no type", "no text", "binary"],
+)
+def test_MS7_whatever_8_bit_content_was_parsed_is_encoded_where_8BITMIME_is_missing(
+    policy: Any, headers: list[bytes], octets: bytes
+) -> None:
+    message = _parsed(policy, octets, *headers)
+    before = message.as_bytes()
+    wire = serialised(mail_of(message), PLAIN).message
+    assert isinstance(wire, bytes)
+    assert wire.isascii()
+    assert wire.count(b"MIME-Version: 1.0\r\n") == 1
+    back = email.message_from_bytes(wire).get_payload(decode=True)
+    assert isinstance(back, bytes)
+    assert back.replace(b"\r\n", b"\n") == octets.replace(b"\r\n", b"\n")
+    assert message.as_bytes() == before
+
+
+@pytest.mark.parametrize("policy", [email.policy.compat32, email.policy.default])
+def test_MS7_binary_content_is_never_sent_as_lines(policy: Any) -> None:
+    """It is base64 where 8BITMIME is offered, too: as lines its octets would change, and BINARYMIME is not declared."""
+    octets = b"\x00\r\xff\n\x80"
+    headers = [b"MIME-Version: 1.0", b"Content-Type: application/x", b"Content-Transfer-Encoding: binary"]
+    sent = serialised(mail_of(_parsed(policy, octets, *headers)), EIGHT)
+    assert isinstance(sent.message, bytes)
+    assert sent.message.isascii()
+    assert sent.params.body is None
+    assert email.message_from_bytes(sent.message).get_payload(decode=True) == octets
+
+
+@pytest.mark.parametrize("policy", [email.policy.compat32, email.policy.default])
+def test_MS7_a_message_inside_a_message_is_encoded_part_by_part(policy: Any) -> None:
+    inner = b"From: i@x.test\nBcc: kept@x.test\n\nh\xc3\xa9\n"
+    octets = (
+        b"pre\xc3\xa9\n--B\nContent-Type: message/rfc822\nContent-Transfer-Encoding: 8bit\n\n"
+        + inner
+        + b"\n--B--\n\xc3"
+    )
+    message = _parsed(
+        policy, octets, b"Content-Type: multipart/mixed; boundary=B", b"Content-Transfer-Encoding: binary"
+    )
+    wire = serialised(mail_of(message), PLAIN).message
+    assert isinstance(wire, bytes)
+    assert wire.isascii()
+    outer: Any = email.message_from_bytes(wire)
+    (attached,) = outer.get_payload()
+    (forwarded,) = attached.get_payload()
+    assert (outer["Content-Transfer-Encoding"], attached["Content-Transfer-Encoding"]) == ("7bit", "7bit")
+    assert (forwarded["MIME-Version"], forwarded["Bcc"]) == ("1.0", "kept@x.test")
+    assert forwarded.get_payload(decode=True).rstrip() == b"h\xc3\xa9"
+    kept = serialised(mail_of(message), EIGHT).message
+    assert isinstance(kept, bytes)
+    assert b"h\xc3\xa9\r\n" in kept
+    assert b"binary" not in kept
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_MS7_lines_end_in_CRLF_and_From_is_not_mangled(kind: Any) -> None:
     wire = octets(mail_of(message_of(kind, "a\nFrom b\r\nc", From="s@x.test", To="a@x.test")))

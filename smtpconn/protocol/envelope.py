@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from smtpconn.protocol import body, commands, gate
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError, SmtpError
-from smtpconn.protocol.mail import Mail, Recipient, wants_smtputf8
+from smtpconn.protocol.mail import Mail, Recipient, not_seven_bit, wants_smtputf8
 from smtpconn.protocol.policy import SendPolicy
 
 if TYPE_CHECKING:
@@ -76,7 +76,11 @@ class Outgoing:
         return wanted
 
     def _declared_size(self, session: Session) -> int | None:
-        """F64: the octets of the canonical message, with an added final CRLF, before stuffing."""
+        """F64: the octets of the canonical message, with an added final CRLF, before stuffing.
+
+        `size` counts what a source gives; where line ends are converted nobody knows yet how many octets that makes,
+        and a server that was told too few may refuse the rest.
+        """
         if self.content is not None:
             size: int | None = len(self.content) + (0 if self.is_binary else len(missing_end(self.content)))
         else:
@@ -86,15 +90,14 @@ class Outgoing:
             raise ExtensionUnavailableError(
                 f"the message has {size} octets, the server takes {limit}", extension="SIZE"
             )
-        return size if session.capabilities.supports_size else None
+        is_converted = self.content is None and self.mail.newlines == "crlf" and not self.is_binary
+        return size if session.capabilities.supports_size and not is_converted else None
 
     def _declared_body(self, session: Session) -> tuple[str | None, bool]:
         """F64a: the BODY parameter, and whether an 8-bit octet must stop the sending."""
         declared = self.mail.params.body
         offered = session.capabilities.supports_8bitmime
         if declared is not None:
-            if declared == "7BIT" and self.content is not None and not self.content.isascii():
-                raise self._eight_bit_error()
             return declared, declared == "7BIT"
         if self.content is None:
             return ("8BITMIME", False) if offered else (None, True)
@@ -107,7 +110,7 @@ class Outgoing:
     def _eight_bit_error(self) -> SmtpError:
         """The message has octets above 127: the caller said that it has none, or the server does not take them."""
         if self.mail.params.body == "7BIT":
-            return InvalidInputError("params.body is 7BIT, but message has an octet above 127")
+            return not_seven_bit()
         return ExtensionUnavailableError(
             "message has an octet above 127 and the server does not offer 8BITMIME: encode it, or use send_message",
             extension="8BITMIME",

@@ -43,6 +43,7 @@ __all__ = [
     "newlines_of",
     "size_of",
     "message_of",
+    "not_seven_bit",
     "wants_smtputf8",
 ]
 
@@ -148,7 +149,7 @@ def newlines_of(given: object) -> str:
 
 
 def size_of(given: object) -> int | None:
-    """The size argument of a send verb: octets of the canonical message, or None if they are not known (F64)."""
+    """The size argument of a send verb: octets of the message as it is given, or None if they are not known (F64)."""
     if given is None:
         return None
     size = exact_int("size", given)
@@ -187,6 +188,11 @@ def message_of(given: object) -> Message:
         if not view.c_contiguous:
             raise InvalidInputError("message must be a contiguous memoryview: make it bytes")
         return view.tobytes()
+
+
+def not_seven_bit() -> InvalidInputError:
+    """The error of a message that was declared to have no octet above 127, and has one (MP2)."""
+    return InvalidInputError("params.body is 7BIT, but message has an octet above 127")
 
 
 def wants_smtputf8(sender: ReversePath, recipients: Iterable[Recipient], params: MailParams) -> bool:
@@ -259,6 +265,8 @@ class Mail:
             raise InvalidInputError(f"size is {self.size}, but message has {len(self.message)} octets")
         if self.params.body == "BINARYMIME":
             return self.message
+        if self.params.body == "7BIT" and not self.message.isascii():
+            raise not_seven_bit()
         return canonical(self.message, self.newlines)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +146,11 @@ class SendResult:
         """The inverse of `to_dict`."""
         entries = tuple(RecipientResult.from_dict(entry) for entry in data["recipients"])
         return cls(entries, Reply.from_dict(data["reply"]) if data["reply"] else None)
+
+
+def nobody_has_it(recipients: Iterable[Recipient]) -> tuple[RecipientResult, ...]:
+    """The verdicts of a mail of which nothing was written."""
+    return tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in recipients)
 
 
 def refusal(recipients: tuple[RecipientResult, ...]) -> RecipientsRefusedError:

@@ -335,13 +335,16 @@ class Attempt:
         yield from self._commit(stuffed[whole:] + end, "body", following)
 
     def _data_stream(self, following: Attempt | None) -> Flow[None]:
+        """Whole slices, however small the pieces of the source are: a write for each line would cost a packet each."""
         stuffer, source = body.DotStuffer(), self.outgoing.source()
-        held = b""
+        held = bytearray()
         while (octets := self._pull(source)) is not None:
-            if held:
-                yield Step(held, (), "body")
-            held = stuffer.process_chunk(octets)
-        yield from self._commit(held + stuffer.finish(), "body", following)
+            held += stuffer.process_chunk(octets)
+            whole = len(held) - len(held) % body.SLICE
+            if whole:
+                yield Step(bytes(held[:whole]), (), "body")
+                del held[:whole]
+        yield from self._commit(bytes(held) + stuffer.finish(), "body", following)
 
     def _chunks(self, grouped: bool, following: Attempt | None) -> Flow[None]:
         """BDAT (RFC 3030). Bytes are one LAST chunk.
@@ -373,20 +376,19 @@ class Attempt:
 
     def _chunk(self, source: Iterator[bytes]) -> bytes | None:
         """The next chunk of a stream, or None at its end."""
-        parts, size = [], 0
-        while size < body.CHUNK and (octets := self._pull(source)) is not None:
-            parts.append(octets)
-            size += len(octets)
-        return b"".join(parts) if parts else None
+        chunk = bytearray()  # a list of small pieces would take many times their octets
+        while len(chunk) < body.CHUNK and (octets := self._pull(source)) is not None:
+            chunk += octets
+        return bytes(chunk) if chunk else None
 
-    def _window(self, window: Sequence[bytes]) -> Flow[None]:
+    def _window(self, window: list[bytes]) -> Flow[None]:
+        """Write the chunks, which are let go one by one, then read their replies."""
         entries = [Entry(CHUNK) for _ in window]
         self.chunks.extend(entries)
-        parts: list[bytes] = []
-        for chunk in window:
-            parts.append(commands.bdat(len(chunk), last=False))
-            parts.append(chunk)
-        yield Step(b"".join(parts), entries, CHUNK.stage)
+        for entry in entries:
+            chunk = window.pop(0)
+            replies = len(entries) if entry is entries[-1] else 0
+            yield Step(commands.bdat(len(chunk), last=False) + chunk, (entry,), CHUNK.stage, replies=replies)
         for entry in entries:
             if not _is_positive(entry):
                 self._condemn_surplus()

@@ -179,7 +179,7 @@ def test_every_class_comes_back_from_a_process_pool_with_all_attributes_SY3() ->
     ["a\r\nb\0\x1b[31m\u2028\u202e\x85\ud800", "x" * 500, "x" * 501, "\n" * 400, "", "ä" * 600],
     ids=["controls", "500", "501", "escapes grow", "empty", "not ASCII"],
 )
-def test_str_is_one_safe_line_of_at_most_500_characters_SEC6(cls: type[SmtpError], message: str) -> None:
+def test_str_is_one_safe_line_of_at_most_500_characters_SEC6_F108(cls: type[SmtpError], message: str) -> None:
     text = str(born(cls, message))
     assert len(text) <= 500
     assert text.isprintable()
@@ -264,11 +264,3 @@ def test_the_scope_of_a_missing_extension(extension: str | None, scope: str) -> 
 
 def test_a_missing_STARTTLS_names_itself_F12() -> None:
     assert StartTlsUnavailableError("x").extension == "STARTTLS"
-
-
-def test_the_cause_is_kept_beside_the_text_F107() -> None:
-    cause = ConnectionRefusedError(111, "refused")
-    with pytest.raises(ConnectError) as caught:
-        raise ConnectError("TCP connect to mx.example.com:25 failed") from cause
-    assert caught.value.__cause__ is cause
-    assert str(caught.value) == "TCP connect to mx.example.com:25 failed"

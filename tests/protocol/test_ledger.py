@@ -45,6 +45,11 @@ def test_the_codes_that_can_stand_where_LG3(kind: Kind, positive: tuple[int, ...
     ("kind", "stage", "phase"),
     [
         (ledger.GREETING, "greeting", "greeting"),
+        (ledger.EHLO, "EHLO", "ehlo"),
+        (ledger.MAIL, "MAIL", "mail"),
+        (ledger.RCPT, "RCPT", "rcpt"),
+        (ledger.DATA, "DATA", "data"),
+        (ledger.QUIT, "QUIT", "quit"),
         (ledger.LHLO, "LHLO", "ehlo"),
         (ledger.HELO, "HELO", "ehlo"),
         (ledger.STARTTLS, "STARTTLS", "command"),

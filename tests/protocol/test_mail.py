@@ -128,6 +128,7 @@ def test_recipients_are_consumed_once_v19() -> None:
     "given",
     [
         "a@b",
+        "",
         LyingText("a@b"),
         b"a@b",
         bytearray(b"a@b"),
@@ -151,9 +152,9 @@ def test_each_recipient_has_its_type_in7(given: Any) -> None:
         recipients_of(given)
 
 
-@pytest.mark.parametrize("given", [[], (), "", iter([])], ids=["list", "tuple", "str", "iterator"])
+@pytest.mark.parametrize("given", [[], (), iter([])], ids=["list", "tuple", "iterator"])
 def test_no_recipients_are_refused_e54(given: Any) -> None:
-    with pytest.raises((InvalidInputError, TypeError), match="recipients must"):
+    with pytest.raises(InvalidInputError, match="recipients must not be empty"):
         recipients_of(given)
 
 
@@ -291,7 +292,7 @@ def test_a_binary_file_is_taken_unread_f59(tmp_path: Path) -> None:
             assert isinstance(stream, BinaryFile)
 
 
-def test_a_text_file_is_a_type_error_f59(tmp_path: Path) -> None:
+def test_a_text_file_is_a_type_error_f59_e166(tmp_path: Path) -> None:
     path = tmp_path / "message.eml"
     path.write_text("abc", encoding="ascii")
     codec = codecs.lookup("ascii")
@@ -317,7 +318,7 @@ def test_an_iterable_is_taken_unread_f59() -> None:
 
 
 @pytest.mark.parametrize("given", ["abc", LyingText("abc"), ""], ids=repr)
-def test_text_is_no_message_in17_wm9(given: str) -> None:
+def test_text_is_no_message_in17_wm9_e166(given: str) -> None:
     with pytest.raises(TypeError, match=r"encode it.*send_message"):
         message_of(given)
 
@@ -404,10 +405,14 @@ def test_the_defaults_of_a_mail() -> None:
         ({"size": -1}, InvalidInputError),
         ({"chunking": 1}, TypeError),
         ({"email_message": None}, TypeError),
+        ({"message": b"a\nb"}, InvalidInputError),
+        ({"message": b"a", "size": 2}, InvalidInputError),
+        ({"message": b"\xc3\r\n", "params": MailParams(body="7BIT")}, InvalidInputError),
+        ({"sender": "\u00fc@b", "params": MailParams(smtputf8=False)}, InvalidInputError),
     ],
     ids=repr,
 )
-def test_a_mail_is_refused_at_birth_f75b(given: dict[str, Any], error: type[Exception]) -> None:
+def test_a_mail_is_refused_at_birth_f75b_mp2(given: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Mail(**{"sender": "a@b", "recipients": ["c@d"], "message": b"", **given})
 

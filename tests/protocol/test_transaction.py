@@ -16,6 +16,7 @@ from smtpconn.protocol.errors import (
     DeliveryUnknownError,
     InvalidInputError,
     PermanentReplyError,
+    PolicyError,
     ProtocolError,
     RecipientsRefusedError,
     SmtpTimeoutError,
@@ -180,6 +181,7 @@ def _stream(chunks: int) -> list[bytes]:
 def test_EN8_PL3_a_stream_goes_in_windows_of_four_and_LAST_alone_behind_them(
     chunks: int, level: Pipelining, flights: int
 ) -> None:
+    """features:C42, F71: and bytes are one chunk (E174)."""
     session = session_of()
     talk = converse(session, mail_of(message=_stream(chunks), chunking=True), ["250"] * (2 + chunks), level=level)
     assert len(talk.flights) == flights
@@ -304,6 +306,18 @@ SMTP_DATA = [
     Row("DT13-F53-MAIL-550-RCPT-250-DATA-354", "550 250 354", "N", R5, "MAIL", 550, True, closes=True),
     Row("DT13-F53-one-of-two", "550 503 250 354", "NN", R5, "MAIL", 550, True, closes=True, count=2),
     Row("DT14-MAIL-550-RCPT-550-DATA-354-dot", "550 550 354 554", "N", R5, "MAIL", 550, True, flights=2, dot=True),
+    Row(
+        "DT14-F53-a-dot-that-is-accepted-closes",
+        "550 550 354 250",
+        "N",
+        R5,
+        "MAIL",
+        550,
+        True,
+        flights=2,
+        dot=True,
+        closes=True,
+    ),
     Row("DT7-MAIL-503", "503 503 503", "N", R5, "MAIL", 503, True, closes=True),
     Row("DT7-PL13-MAIL-503-RCPT-250-DATA-354", "503 250 354", "N", R5, "MAIL", 503, True, closes=True),
     Row("DT7-MAIL-503-RCPT-550-DATA-354-no-dot", "503 550 354", "N", R5, "MAIL", 503, True, closes=True),
@@ -466,6 +480,7 @@ def test_F72_over_LMTP_each_final_reply_belongs_to_the_recipient_of_its_place() 
 
 
 def test_RE1_RE3_RSET_stands_in_front_of_MAIL_after_a_failure_and_never_before_the_first() -> None:
+    """features:E56, F57."""
     session = session_of()
     first = converse(session, mail_of(), ["550", "503", "503"])
     assert first.flights == [MAIL + A + DATA]
@@ -812,6 +827,10 @@ def test_E164_EN11_nothing_is_pulled_before_the_envelope_is_accepted(replies: st
     talk = converse(session_of(), mail_of(message=source, chunking=chunking), replies.split())
     assert talk.error is not None
     assert source.pulled == 0
+    if "354" not in replies:  # which LMTP does not answer with a dot
+        over_lmtp = converse(session_of(protocol="lmtp"), mail_of(message=source, chunking=chunking), replies.split())
+        assert over_lmtp.verdicts == [ND]
+        assert source.pulled == 0
 
 
 @pytest.mark.parametrize(
@@ -868,12 +887,19 @@ def test_BR19_a_source_that_fails_behind_a_window_owes_no_reply() -> None:
     assert session.condemned is None
 
 
-def test_E180_a_policy_that_refuses_a_stream_in_the_middle_is_a_source_that_fails() -> None:
+@pytest.mark.parametrize("chunking", [False, True])
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_E180_a_policy_that_refuses_a_stream_in_the_middle_is_a_source_that_fails(
+    protocol: ProtocolName, chunking: bool
+) -> None:
     policy = BoundedPolicy(max_message_bytes=10)
-    session = session_of()
-    talk = converse(session, mail_of(message=[b"12345678\r\n", b"x"]), ["250", "250", "354"], policy=policy)
+    session = session_of(protocol=protocol)
+    mail = mail_of(message=[b"12345678\r\n", b"x"], chunking=chunking)
+    talk = converse(session, mail, ["250", "250", *([] if chunking else ["354"])], policy=policy)
+    assert isinstance(talk.error, PolicyError)
     assert talk.error is session.source_error
-    assert session.condemned is not None
+    assert (session.condemned is None) == chunking
+    assert session.rset_owed
     assert talk.verdicts == [ND]
 
 
@@ -913,6 +939,7 @@ def test_LO3_a_loss_after_each_reply_leaves_in_doubt_only_what_was_committed_and
 
 
 def test_LG5_before_the_commit_point_is_taken_nothing_is_in_doubt() -> None:
+    """features:BS1."""
     session = session_of()
     talk = converse(session, mail_of(2), ["250", "250", "550", "354"])
     end = talk.attempt.ends[0]
