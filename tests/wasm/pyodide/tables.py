@@ -45,10 +45,11 @@ class Recorder:
             self.reasons.setdefault(name, text[-2_000:])
 
 
-def run(root: str, directory: str, *options: str) -> str:
-    """Run the tests of the directory below the root; the report as JSON."""
+def run(root: str, *arguments: str) -> str:
+    """Run pytest with these arguments, of which those that are no options are paths below the root; report as JSON."""
     recorder = Recorder()
-    status = pytest.main([f"{root}/{directory}", f"--rootdir={root}", *OPTIONS, *options], plugins=[recorder])
+    arguments = tuple(one if one.startswith("-") else f"{root}/{one}" for one in arguments)
+    status = pytest.main([f"--rootdir={root}", *OPTIONS, *arguments], plugins=[recorder])
     slowest = sorted(recorder.seconds.items(), key=lambda item: -item[1])[:20]
     report: dict[str, Any] = {"status": int(status), "python": sys.version, "platform": sys.platform}
     return json.dumps(report | vars(recorder) | {"seconds": dict(slowest)})

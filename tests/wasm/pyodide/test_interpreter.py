@@ -25,7 +25,7 @@ def test_SY26_E44_SCRAM_has_to_use_its_own_PBKDF2_here(worker: Worker) -> None:
     assert about == {"python": "3.14", "platform": "emscripten", "pbkdf2": "pbkdf2_pure"}
 
 
-def test_SY0_3_every_module_compiles_and_imports_on_python_3_14_without_a_warning(worker: Worker) -> None:
+def test_SY0_3_E203_every_module_compiles_and_imports_on_python_3_14_without_a_warning(worker: Worker) -> None:
     """Without cryptography, dnspython and certifi, too: only the test kit's own needs are missing."""
     found = worker.python(
         "import importlib, json, pathlib, pkgutil, warnings\n"

@@ -1,4 +1,7 @@
-"""The tables of the core, tests/protocol, run by pytest inside Pyodide: every one of them, or a reason why not."""
+"""The tables of the core, tests/protocol, run by pytest inside Pyodide: every one of them, or a reason why not.
+
+And the rows marked C that no table proves, over a scripted transport.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ..core_rows import ELSEWHERE, SCRIPTED, proofs, rows, scripted
 from ..node import Node
 
 # All of tests/protocol, by an interpreter that is five times slower, perhaps beside other work.
@@ -23,6 +27,8 @@ HERE = Path(__file__).parent
 TESTS = HERE.parents[1]
 TABLES = "tests/protocol"
 PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+
+WANTED = (TABLES, *(f"tests/{test}" for test in scripted()))
 
 _NO_PBKDF2 = "Pyodide's hashlib has no pbkdf2_hmac; the same rows run there with the core's own"
 IMPOSSIBLE = {
@@ -48,8 +54,8 @@ def reason_of(name: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def collected() -> list[str]:
-    """What pytest finds in tests/protocol here, on CPython."""
-    command = [sys.executable, str(HERE / "tables.py"), str(TESTS.parent), TABLES, "--collect-only"]
+    """What pytest finds in tests/protocol, and of the scripted rows, here, on CPython."""
+    command = [sys.executable, str(HERE / "tables.py"), str(TESTS.parent), *WANTED, "--collect-only"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-2_000:]
     names: list[str] = json.loads(done.stderr.splitlines()[-1])["collected"]
@@ -69,7 +75,9 @@ def report(node: Node, workshop: Path, wheel: Path, tmp_path_factory: pytest.Tem
     with zipfile.ZipFile(tests, "w") as archive:
         for module in sorted((TESTS / "protocol").rglob("*.py")):
             archive.write(module, Path(TABLES, module.relative_to(TESTS / "protocol")))
-    arguments = (written, wheel, library, tests, TABLES, HERE / "tables.py")
+        for name in SCRIPTED:
+            archive.write(TESTS / name, Path("tests", name))
+    arguments = (written, wheel, library, tests, HERE / "tables.py", *WANTED)
     done = node.run(workshop / "tables.mjs", *map(str, arguments), timeout=840)
     assert done.returncode == 0, done.stderr[-2_000:]
     found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
@@ -102,3 +110,14 @@ def test_no_reason_outlives_the_test_that_it_excuses(report: dict[str, Any]) -> 
     assert set(excused.values()) == {"failed"}
     for pattern in IMPOSSIBLE:
         assert any(re.fullmatch(f"{TABLES}/{pattern}", name) for name in excused), pattern
+
+
+def test_every_row_marked_C_is_proved_in_pyodide_by_a_test_that_passed_there(report: dict[str, Any]) -> None:
+    passed = {
+        name.partition("[")[0].removeprefix("tests/")
+        for name, outcome in report["outcomes"].items()
+        if outcome == "passed"
+    }
+    unproved = [row for row, tests in proofs().items() if not passed.intersection(tests)]
+    assert unproved == []
+    assert len(proofs()) == len(rows()) - len(ELSEWHERE) == 184
