@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
     {"protocol.result", "protocol.policy", "protocol.commands", "protocol.gate"},
     {"protocol.session"},
     {"protocol.envelope", "protocol.judging"},
+    {"protocol.verdicts"},
     {"protocol.transaction"},
     {"protocol.burst", "protocol.pump"},
     # ---- the wall: no I/O, no clock, no thread, no log above this line ----

@@ -83,7 +83,7 @@ class Burst:
             owed_next = sum([len(following.envelope) for following in behind])
             yield Step(b"", (), END.stage, replies=len(attempt.ends) + owed_next, ahead=True)
         session.state = SessionState.MAIL_FROM
-        session.rset_owed = not self.attempts[-1].delivers
+        session.rset_owed = not self.attempts[-1].has_delivered
         self._look_for_surplus()
 
     @staticmethod

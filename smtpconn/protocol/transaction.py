@@ -10,43 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from smtpconn.protocol import body, commands
-from smtpconn.protocol.envelope import Outgoing, missing_end
-from smtpconn.protocol.errors import Delivery, DeliveryUnknownError, ProtocolError, SmtpError
+from smtpconn.protocol.envelope import missing_end
+from smtpconn.protocol.errors import ProtocolError
 from smtpconn.protocol.flow import Flow, Pipelining, Step
 from smtpconn.protocol.ledger import CHUNK, DATA, DOT, END, LMTP_END, MAIL, RCPT, RSET, Entry
-from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import RecipientResult, SendResult, refusal
-from smtpconn.protocol.session import Session, SessionState, used_up
+from smtpconn.protocol.result import SendResult, refusal
+from smtpconn.protocol.session import SessionState, used_up
+from smtpconn.protocol.verdicts import UNKNOWN_COMMAND, Verdicts, code_of, is_positive, is_refused
 
 GROUP = 4_096  # octets of commands without an answer (CN1): a blocking write cannot dead-lock
 WINDOW = 4  # BDAT chunks of a stream without an answer (CN4)
 
-_Verdict = tuple[Delivery, "Reply | None", "str | None"]
 _OUT_OF_STEP = 503  # BR10: client and server do not agree about the state
-_UNKNOWN_COMMAND = frozenset({500, 502, 504})
 _NO_FLIGHT = frozenset({500, 502, 503})  # FB1(c)
 
 
-class Attempt:
+class Attempt(Verdicts):
     """One mail on one session. `flow` is its conversation; `results` its verdicts, at any moment."""
-
-    def __init__(self, outgoing: Outgoing, session: Session) -> None:
-        self.outgoing = outgoing
-        self.session = session
-        self.rset: Entry | None = None
-        self.mail = Entry(MAIL)
-        self.rcpts = [Entry(RCPT) for _ in outgoing.rcpt_lines]
-        self.data: Entry | None = None
-        self.chunks: list[Entry] = []
-        self.ends: list[Entry] = []
-        self.rset_folded = False  # RSET shares a flight with MAIL
-        self.accepted: dict[int, int] = {}  # the place of each accepted RCPT -> its position among them
-        self.in_burst = False  # its message was written before the reply to its MAIL
-        self.contaminated = False  # the end of data was accepted though the envelope was not (DT20)
-        self.announced = False  # its envelope was written behind the end of data in front of it
-        self.out_of_step: Entry | None = None  # the first RCPT that was answered 503
-        self.source_failed = False  # the caller's body source raised
-        self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
 
     # --- the conversation ---
 
@@ -129,29 +109,9 @@ class Attempt:
         session.mails += 1
         session.nonmail += session.rset_owed  # RE6: the RSET in front of it
         session.rset_owed = True
-        if _is_refused(self.rset):
+        if is_refused(self.rset):
             session.retiring = True  # RE5: from here on nothing runs ahead on this connection
         self._follow(self.envelope)
-
-    @property
-    def envelope(self) -> list[Entry]:
-        """The entries of its envelope, in order."""
-        return [entry for entry in (self.rset, self.mail, *self.rcpts, self.data) if entry is not None]
-
-    @property
-    def entries(self) -> list[Entry]:
-        """All entries of its, in order."""
-        return [*self.envelope, *self.chunks, *self.ends]
-
-    @property
-    def begun(self) -> bool:
-        """True if octets of it may have been written."""
-        return self.mail.reply is not None or self.mail in self.session.ledger.owed
-
-    @property
-    def answered(self) -> bool:
-        """True if every final reply was read."""
-        return bool(self.ends) and all(entry.reply is not None for entry in self.ends)
 
     def _is_pointless(self, group: Sequence[tuple[bytes, Entry]]) -> bool:
         """True if this group must not be written.
@@ -162,15 +122,15 @@ class Attempt:
             return False
         if not self.mail.reply.is_positive or self.out_of_step:
             return True
-        return group[0][1] is self.data and not any(_is_positive(entry) for entry in self.rcpts)
+        return group[0][1] is self.data and not any(is_positive(entry) for entry in self.rcpts)
 
     def _follow(self, entries: Sequence[Entry]) -> None:
         """Take note of what a group settled: the state, a 503, a session that is used up (DT2)."""
         for entry in entries:
-            if entry.kind is RCPT and _code(entry) == _OUT_OF_STEP:
+            if entry.kind is RCPT and code_of(entry) == _OUT_OF_STEP:
                 self.out_of_step = self.out_of_step or entry
             self._notice_used_up(entry)
-        if _is_positive(self.mail):
+        if is_positive(self.mail):
             self.session.state = SessionState.RCPT_TO
         elif self.mail.reply is not None:
             self.session.state = SessionState.MAIL_FROM
@@ -182,16 +142,16 @@ class Attempt:
         """
         session = self.session
         self._condemn_surplus()
-        if _is_refused(self.rset):
+        if is_refused(self.rset):
             session.retiring = True  # RE5: MAIL clears the buffers, too (RFC 5321 section 4.1.1.2)
         if self.announced:
             self._refuse_flight()
-        if not _is_positive(self.mail):
+        if not is_positive(self.mail):
             yield from self._leave_data(following)
             self._raise_mail_refused()
         if self.out_of_step is not None:
             self._raise_refused(self.out_of_step)
-        places = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
+        places = [place for place, entry in enumerate(self.rcpts) if is_positive(entry)]
         self.accepted = {place: position for position, place in enumerate(places)}
         if not self.accepted:
             yield from self._leave_data(following)
@@ -200,7 +160,7 @@ class Attempt:
             if session.is_lmtp:
                 return True
             raise refusal(self.results())
-        if self.data is not None and _code(self.data) >= 400:
+        if self.data is not None and code_of(self.data) >= 400:
             self._raise_refused(self.data)
         return False
 
@@ -210,10 +170,10 @@ class Attempt:
         Gives those beside the first.
         """
         self._follow(self.envelope)
-        if _is_refused(self.rset):
+        if is_refused(self.rset):
             self.session.retiring = True  # RE5
-        places = [place for place, entry in enumerate(self.rcpts) if _is_positive(entry)]
-        if _is_positive(self.mail):
+        places = [place for place, entry in enumerate(self.rcpts) if is_positive(entry)]
+        if is_positive(self.mail):
             self.accepted = {place: position for position, place in enumerate(places)}
         elif places:
             self.session.condemn("a RCPT accepted without a MAIL")
@@ -224,33 +184,33 @@ class Attempt:
     def burst_conclusion(self) -> SendResult:
         """The result of a transaction that was written whole, all of its replies read; raises the refusal of it."""
         session = self.session
-        if not self.accepted and any(map(_is_positive, self.ends)):
+        if not self.accepted and any(map(is_positive, self.ends)):
             self.contaminated = True
             session.condemn("a message accepted without a recipient")
             raise ProtocolError("the server took a message whose envelope it had refused", stage=END.stage)
         self._refuse_flight()
-        if not _is_positive(self.mail):
+        if not is_positive(self.mail):
             self._raise_refused(self.mail)
         if not self.accepted:
             if session.is_lmtp:
                 return SendResult(self.results())
             raise refusal(self.results())
-        if any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
+        if any(code_of(entry) in UNKNOWN_COMMAND for entry in self.ends):
             session.flightless = "BDAT is unknown"  # FB1(d)
         return self.conclusion()
 
     def _refuse_flight(self) -> None:
         """FB1(c), FB4: 500, 502 or 503 behind an end of data speaks of the flight, not of the mail."""
-        if _code(self.rset) in _NO_FLIGHT:
-            self.session.flightless = f"{_code(self.rset)} to RSET behind an end of data"
-        refused = [entry for entry in (self.mail, *self.rcpts, self.data) if entry and _code(entry) in _NO_FLIGHT]
-        if _is_positive(self.mail) and self.data in refused and not any(map(_is_positive, self.rcpts)):
+        if code_of(self.rset) in _NO_FLIGHT:
+            self.session.flightless = f"{code_of(self.rset)} to RSET behind an end of data"
+        refused = [entry for entry in (self.mail, *self.rcpts, self.data) if entry and code_of(entry) in _NO_FLIGHT]
+        if is_positive(self.mail) and self.data in refused and not any(map(is_positive, self.rcpts)):
             refused.remove(self.data)  # DT16: nobody was accepted
-        if not refused or (not _is_positive(self.mail) and self.mail not in refused):
+        if not refused or (not is_positive(self.mail) and self.mail not in refused):
             return
         reply = refused[0].reply
         session, stage = self.session, refused[0].kind.stage
-        session.flightless = f"{_code(refused[0])} to {stage} behind an end of data"
+        session.flightless = f"{code_of(refused[0])} to {stage} behind an end of data"
         session.condemn(session.flightless)
         session.state = SessionState.MAIL_FROM
         error = ProtocolError(f"{stage} behind an end of data answered {reply}", stage=stage, reply=reply)
@@ -262,11 +222,11 @@ class Attempt:
 
         By a lone dot where that is harmless (RFC 2920 section 3.1), else by closing (DT7, DT13, DT14).
         """
-        if not _is_positive(self.mail) and any(_is_positive(entry) for entry in self.rcpts):
+        if not is_positive(self.mail) and any(is_positive(entry) for entry in self.rcpts):
             self.session.condemn("a RCPT accepted without a MAIL")  # an older envelope: AK23
-        if self.data is None or not 300 <= _code(self.data) <= 399:
+        if self.data is None or not 300 <= code_of(self.data) <= 399:
             return
-        if not _is_positive(self.mail) and (_code(self.mail) == _OUT_OF_STEP or _is_refused(self.rset)):
+        if not is_positive(self.mail) and (code_of(self.mail) == _OUT_OF_STEP or is_refused(self.rset)):
             self.session.condemn("DATA accepted, maybe for an older envelope: a dot could deliver it")
         if self.session.condemned:
             return
@@ -280,7 +240,7 @@ class Attempt:
             envelope, entries = following.announcement()
             yield Step(body.TERMINATOR + envelope, (dot, *entries), DOT.stage, ahead=True)
             following.take_note()
-        if _is_positive(dot):
+        if is_positive(dot):
             self.session.condemn("a message accepted without a recipient")
 
     def _raise_mail_refused(self) -> None:
@@ -390,9 +350,9 @@ class Attempt:
             replies = len(entries) if entry is entries[-1] else 0
             yield Step(commands.bdat(len(chunk), last=False) + chunk, (entry,), CHUNK.stage, replies=replies)
         for entry in entries:
-            if not _is_positive(entry):
+            if not is_positive(entry):
                 self._condemn_surplus()
-                if _code(entry) in _UNKNOWN_COMMAND:
+                if code_of(entry) in UNKNOWN_COMMAND:
                     self.session.condemn("BDAT is unknown: its octets may be taken for commands")
                 self._raise_refused(entry)
 
@@ -442,152 +402,14 @@ class Attempt:
         """All replies of the flight are in: the result, or the refusal of the whole mail."""
         session = self.session
         session.state = SessionState.MAIL_FROM
-        if following is None or not (following.data and 300 <= _code(following.data) <= 399):
+        if following is None or not (following.data and 300 <= code_of(following.data) <= 399):
             # AN2: with the 354 at its place the flight is aligned, and what stands behind it is the next mail's
-            self._look_for_surplus(following)
-        if self.delivers:
+            self.look_for_surplus(following)
+        if self.has_delivered:
             session.rset_owed = False
         for entry in self.ends:
             self._notice_used_up(entry)
         return self.conclusion()
-
-    @property
-    def delivers(self) -> bool:
-        """True if somebody got the mail."""
-        return any(map(_delivers, self.ends))
-
-    def conclusion(self) -> SendResult:
-        """The result by the final replies, which are all there; raises the refusal of the whole mail."""
-        session = self.session
-        if self.misaligned:
-            raise ProtocolError("replies that answer nothing followed the final reply", stage=END.stage)
-        if self.outgoing.chunking and any(_code(entry) in _UNKNOWN_COMMAND for entry in self.ends):
-            session.condemn("BDAT is unknown: its octets may be taken for commands")
-        first = self.ends[0]
-        if not session.is_lmtp and not _delivers(first):
-            assert first.reply is not None
-            raise session.refusal(END, first.reply)
-        return SendResult(self.results(), None if session.is_lmtp else first.reply)
-
-    def _look_for_surplus(self, following: Attempt | None) -> None:
-        """OS and LS: octets behind the final reply end the session.
-
-        They leave the verdict in doubt where it could be theirs.
-        """
-        replies, cut, garbage = self.session.surplus("octets behind the final reply")
-        if not replies and not cut and not garbage:
-            return
-        if not cut and not garbage and all(reply.code in (421, 221) for reply in replies):
-            self.session.closing = replies[-1]
-        elif following is None:
-            self.misaligned = self.is_in_doubt(replies, unread=cut, garbage=garbage)
-        else:
-            self.session.ledger.surplus += replies
-            self.session.ledger.garbled = cut or garbage
-            self._judge_shift(following)
-
-    def cut_off(self, following: Attempt) -> SendResult:
-        """The flight broke behind this mail's final replies: the result by these (PF5), or by what it showed (PF6)."""
-        ledger = self.session.ledger
-        if ledger.surplus or ledger.garbled:
-            self._judge_shift(following)
-        return self.conclusion()
-
-    def _judge_shift(self, following: Attempt) -> None:
-        """PF6: a reply too many or too few. The true final reply is one of a window that the shift tells."""
-        ledger = self.session.ledger
-        self.session.flightless = "a flight out of step"
-        entries = [*self.ends, *following.envelope]
-        read = [entry.reply for entry in entries if entry.reply is not None] + ledger.surplus
-        others = read[len(self.ends) :]
-        go_on = next((place for place, reply in enumerate(read) if 300 <= reply.code <= 399), None)
-        shift: int | None = None
-        if following.data is not None and go_on is not None:
-            shift = go_on - entries.index(following.data)
-        elif not ledger.garbled and go_on is None and (following.data is None or following.data.reply is not None):
-            shift = sum(reply.code not in (421, 221) for reply in ledger.surplus)
-        if shift is None:
-            self.misaligned = self.is_in_doubt(others, unread=False, garbage=ledger.garbled)
-        else:
-            self.misaligned = shift < 0 or self.is_in_doubt(others[:shift], unread=False, garbage=False)
-
-    def is_in_doubt(self, others: Sequence[Reply], *, unread: bool, garbage: bool) -> bool:
-        """OS, LS, PF6: could one of these replies be the final one, and would it change the verdict?"""
-        if self.session.is_lmtp or _delivers(self.ends[0]):
-            success = not unread and not garbage and all(reply.is_positive for reply in others)
-            return not success or not all(_delivers(entry) for entry in self.ends)
-        return unread or any(reply.is_positive and reply.code != 221 for reply in others)
-
-    def results(self) -> tuple[RecipientResult, ...]:
-        """What is known of every recipient given, in order."""
-        verdicts = [self._verdict(place) for place in range(len(self.rcpts))]
-        pairs = zip(self.outgoing.recipients, self.outgoing.given, strict=True)
-        return tuple(RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs)
-
-    def _verdict(self, place: int) -> _Verdict:
-        end = self._end_of(place)
-        handed_over = end is not None and end.reply is None and self.session.ledger.committed(end)
-        refused = self._refused_by(place)
-        if self.contaminated or (refused is not None and handed_over and _is_refused(self.rset)):
-            return Delivery.UNKNOWN, self.ends[0].reply, END.stage  # maybe for an older envelope (BR17, BU3)
-        if refused is not None:
-            return Delivery.NOT_DELIVERED, refused.reply, refused.kind.stage
-        if end is None or (end.reply is None and (not handed_over or self._is_dismissed)):
-            return Delivery.NOT_DELIVERED, None, None
-        if end.reply is None or self.misaligned:
-            return Delivery.UNKNOWN, end.reply, end.kind.stage
-        return Delivery.DELIVERED if _delivers(end) else Delivery.NOT_DELIVERED, end.reply, end.kind.stage
-
-    @property
-    def _is_dismissed(self) -> bool:
-        """BU2: the server said goodbye in front of this end of data, and ended: it takes commands in order."""
-        return self.in_burst and self.session.ledger.farewell and self.ends[0].reply is None
-
-    def _refused_by(self, place: int) -> Entry | None:
-        """The first entry whose refusal says that this recipient cannot have the mail."""
-        for entry in (self.mail, self.rcpts[place], self.data, *self.chunks):
-            if entry is not None and entry.reply is not None and entry.reply.code >= 400:
-                return entry
-        return None
-
-    def _end_of(self, place: int) -> Entry | None:
-        if self.in_burst and place not in self.accepted:
-            return self.ends[0]
-        if not self.ends or place not in self.accepted:
-            return None
-        return self.ends[self.accepted[place]] if self.session.is_lmtp else self.ends[0]
-
-    def explained(self, error: SmtpError) -> SmtpError:
-        """The error with this attempt's verdicts; `DeliveryUnknownError` from it where a recipient's is UNKNOWN."""
-        results = self.results()
-        if any(entry.delivery is Delivery.UNKNOWN for entry in results):
-            unknown = DeliveryUnknownError(
-                f"the end of data was handed over, and whether the server took the mail is not known: {error}",
-                reply=error.reply,
-                recipients=results,
-            )
-            unknown.__cause__ = error
-            return unknown
-        error.recipients = results
-        return error
-
-
-def _is_positive(entry: Entry) -> bool:
-    return entry.reply is not None and entry.reply.is_positive
-
-
-def _is_refused(entry: Entry | None) -> bool:
-    return entry is not None and _code(entry) >= 400
-
-
-def _delivers(entry: Entry) -> bool:
-    """True if this final reply takes responsibility: 2yz, but 221 is a farewell (BR2)."""
-    return _is_positive(entry) and _code(entry) != 221
-
-
-def _code(entry: Entry | None) -> int:
-    return entry.reply.code if entry is not None and entry.reply is not None else 0
-
 
 def _groups(lines: Sequence[tuple[bytes, Entry]], limit: int) -> Iterator[list[tuple[bytes, Entry]]]:
     """Whole lines in groups of at most `limit` octets; a line is never split, and goes alone where it is longer."""
