@@ -12,7 +12,6 @@ import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from smtpconn.deadline import Budget, Clock, Timeouts
 from smtpconn.protocol.burst import Burst, Outcome
@@ -21,9 +20,7 @@ from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import SendResult
 from smtpconn.protocol.transaction import Attempt
-
-if TYPE_CHECKING:
-    from smtpconn.conversation import Conversation
+from smtpconn.sending import Sending
 
 PAUSE = 5.0  # seconds with an open envelope: servers exist that drop after 10 (CN7)
 SLOW = 0.05  # seconds after which an input is slow, and a burst leaves without waiting for more (LV9)
@@ -86,7 +83,7 @@ class Chain:
     `timeout` is per mail. Not for threads.
     """
 
-    def __init__(self, conversation: Conversation, timeout: float | Timeouts, clock: Clock = time.monotonic) -> None:
+    def __init__(self, conversation: Sending, timeout: float | Timeouts, clock: Clock = time.monotonic) -> None:
         self._conversation = conversation
         self._session = conversation._session
         self._timeout = timeout
@@ -102,15 +99,16 @@ class Chain:
 
         Raises as `SmtpConnection.send`.
         """
-        if self._known:
+        while self._known:
             known, outcome = self._known.popleft()
-            assert known is mail, "the mails come in the order in which they were shown"
-            if isinstance(outcome, SmtpError):
-                raise outcome
-            return outcome
+            if known is mail:
+                if isinstance(outcome, SmtpError):
+                    raise outcome
+                return outcome
         try:
-            if self._announced is not None:
+            if self._announced is not None and self._announced[0] is mail:
                 return self._go_on(mail, peek)
+            self.close()  # an announced mail whose turn was lost to an interrupt is left like one that is not wanted
             self._conversation._require_alive()
             self._session.require_between_mails("a mail")
             if self._conversation._may_burst:
@@ -118,6 +116,10 @@ class Chain:
             return self._send(mail, self._attempt(mail), self._budget(), peek)
         finally:
             self._parked = self._clock()
+
+    def knows(self, mail: Mail) -> bool:
+        """True if the outcome of this mail, whose turn it is, is there: nothing is written for it any more."""
+        return bool(self._known) and self._known[0][0] is mail
 
     def _budget(self) -> Budget:
         return Budget.of(self._timeout, self._clock)
@@ -127,8 +129,7 @@ class Chain:
     def _go_on(self, mail: Mail, peek: Peek) -> SendResult:
         """Send what was announced. Its time stood still while its envelope was parked (EN12)."""
         assert self._announced is not None
-        announced, attempt, budget = self._announced
-        assert announced is mail, "the mails come in the order in which they were shown"
+        _, attempt, budget = self._announced
         self._announced = None
         pause = self._clock() - self._parked
         self._hasty = pause <= PAUSE

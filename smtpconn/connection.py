@@ -13,7 +13,6 @@ from typing import Any, overload
 from smtpconn import handshake
 from smtpconn import message as email_messages
 from smtpconn.chain import Chain, Pulled, check_mail
-from smtpconn.conversation import Conversation
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.opening import (
     CredentialsSource,
@@ -53,6 +52,7 @@ from smtpconn.protocol.sasl import (
     XOAuth2Auth,
 )
 from smtpconn.protocol.session import ProtocolName, SessionState
+from smtpconn.sending import Sending
 from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
 from smtpconn.transport import Transport
 from smtpconn.url import ParsedUrl
@@ -109,7 +109,7 @@ def _established(transport: Transport, opening: Opening, endpoint: Endpoint, bud
     return connection
 
 
-class SmtpConnection(Conversation):
+class SmtpConnection(Sending):
     """One connection to one SMTP or LMTP server; safe for threads, which take turns.
 
     Every verb takes `timeout`: seconds for the whole call, waiting for other threads included, or a `Timeouts` with a
@@ -507,17 +507,22 @@ class SmtpConnection(Conversation):
             yield MailOutcome.of(index, mail, lambda mail: self._send(mail, timeout))
 
     def _run_ahead(self, pulled: Pulled, timeout: Timeout) -> Generator[MailOutcome, None, None]:
-        """LV8: one lock from the first mail to the end, and each envelope behind the end of data in front of it."""
-        turn = object()
+        """LV8: the connection is this batch's until it ends, and each envelope stands behind the end of data before."""
         chain = Chain(self, timeout)
         try:
-            self._take_turn(turn, Budget.of(timeout))
+            self._in_turn(Budget.of(timeout), lambda: self._begin_batch(chain))
             while (item := pulled.take()) is not None:
                 index, mail = item
-                yield MailOutcome.of(index, mail, lambda mail: chain.send(mail, pulled.peek))
+
+                def send(mail: Mail) -> SendResult:
+                    if chain.knows(mail):
+                        return chain.send(mail)
+                    return self._in_turn(Budget.of(timeout), lambda: chain.send(mail, pulled.peek), chain)
+
+                yield MailOutcome.of(index, mail, send)
         finally:
             chain.close()
-            self._end_turn(turn)
+            self._end_batch(chain)
 
     def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
         return self.send_mail(mail, Budget.of(timeout))

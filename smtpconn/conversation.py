@@ -14,32 +14,25 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from smtpconn import attempts, handshake, message
+from smtpconn import handshake
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.driver import Driver
 from smtpconn.journal import Journal
 from smtpconn.opening import Opening, ehlo_domain
 from smtpconn.protocol import audit, commands, ledger
-from smtpconn.protocol.burst import Burst, Outcome
-from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import (
     ConnectionLostError,
-    Delivery,
     ServiceUnavailableError,
     SmtpError,
     SmtpTimeoutError,
     UsageError,
 )
 from smtpconn.protocol.flow import Flow, Pipelining, Result, Step
-from smtpconn.protocol.ledger import END
-from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 from smtpconn.protocol.session import Session, SessionState
-from smtpconn.protocol.transaction import Attempt
 from smtpconn.transport import Transport
 
 _ids = itertools.count(1)
@@ -55,6 +48,9 @@ class Conversation:
         self._endpoint = endpoint
         self._pid = os.getpid()
         self._lock = threading.RLock()  # never taken twice; it knows its owner, where an interrupt kept us from noting
+        self._batch_lock = threading.Lock()  # held while a batch has the connection, whichever thread goes on with it
+        self._batch: object | None = None
+        self._batch_of: int | None = None  # the ident of the thread that began it
         self._turn: object | None = None  # the call that holds the lock
         self._holder: int | None = None  # and the ident of its thread
         self._closed_by_owner = False
@@ -84,8 +80,11 @@ class Conversation:
 
     # --- turns ---
 
-    def _take_turn(self, turn: object, budget: Budget) -> None:
-        """Wait for the lock within the budget. Raises `UsageError` where waiting would be for ever."""
+    def _take_turn(self, turn: object, budget: Budget, batch: object = None) -> None:
+        """Wait for the lock within the budget, and for the end of a batch that is not `batch`.
+
+        Raises `UsageError` where waiting would be for ever.
+        """
         if os.getpid() != self._pid:
             self.abandon()
             raise UsageError("this connection belongs to the parent process: a forked child must open its own")
@@ -94,12 +93,38 @@ class Conversation:
             raise UsageError(
                 "this thread is in the middle of another call on this connection (from a body iterator or a hook?)"
             )
-        if not self._lock.acquire(blocking=False):
-            left = budget.total.remaining()
-            limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
-            if not self._lock.acquire(timeout=limit):
-                raise SmtpTimeoutError("another thread had the connection until the deadline", stage="lock")
+        self._wait_for(self._lock, budget)
+        while self._batch is not None and self._batch is not batch:
+            self._lock.release()
+            if self._batch_of == me:
+                raise UsageError("send_many of this thread is not at its end: exhaust its iterator, or close it")
+            self._wait_for(self._batch_lock, budget)
+            self._batch_lock.release()
+            self._wait_for(self._lock, budget)
         self._turn, self._holder = turn, me
+
+    @staticmethod
+    def _wait_for(lock: threading.Lock | threading.RLock, budget: Budget) -> None:
+        if lock.acquire(blocking=False):
+            return
+        left = budget.total.remaining()
+        limit = -1.0 if left is None else min(left, threading.TIMEOUT_MAX)
+        if not lock.acquire(timeout=limit):
+            raise SmtpTimeoutError("another thread had the connection until the deadline", stage="lock")
+
+    def _begin_batch(self, batch: object) -> None:
+        """LV8: from here on nobody but this batch gets a turn; the caller has one."""
+        self._batch, self._batch_of = batch, threading.get_ident()
+        self._batch_lock.acquire(blocking=False)
+
+    def _end_batch(self, batch: object) -> None:
+        """Whoever drops the iterator of a batch ends it: that may be another thread than the one that began it."""
+        if self._batch is batch:
+            self._batch = self._batch_of = None
+            with contextlib.suppress(RuntimeError):  # an interrupt came before it was taken
+                self._batch_lock.release()
+        with contextlib.suppress(SmtpError):
+            self._in_turn(Budget(Deadline.after(0.0), None, 0.0), _nothing)  # ending a turn, it closes what is dead
 
     def _end_turn(self, turn: object) -> None:
         """Give the turn back, if this call has it."""
@@ -117,11 +142,11 @@ class Conversation:
             self._turn = self._holder = None
             self._lock.release()
 
-    def _in_turn(self, budget: Budget, call: Callable[[], Result]) -> Result:
+    def _in_turn(self, budget: Budget, call: Callable[[], Result], batch: object = None) -> Result:
         """Wait for the turn, make the call, give the turn back: an interrupt at no point leaves it taken (F93)."""
         turn = object()
         try:
-            self._take_turn(turn, budget)
+            self._take_turn(turn, budget, batch)
             return call()
         finally:
             try:
@@ -150,183 +175,6 @@ class Conversation:
             return self._driver.run(flow_of(), budget)
 
         return self._in_turn(budget, call)
-
-    # --- mails ---
-
-    def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
-        """Send one mail by the connection's protocol."""
-
-        def call() -> SendResult:
-            self._require_alive()
-            return self._transact(mail, budget)
-
-        try:
-            return self._in_turn(budget, call)
-        except SmtpError as error:
-            given = mail.recipients
-            # A policy may raise one object again and again: what it says of an earlier mail is not said of this one.
-            if given is not None and tuple(entry.recipient for entry in error.recipients) != given:
-                error.recipients = nobody_has_it(given)
-            raise
-
-    def _transact(self, mail: Mail, budget: Budget) -> SendResult:
-        """The transaction; the caller holds the lock."""
-        self._session.require_between_mails("a mail")
-        if self._may_burst and (mail.chunking or mail.email_message is not None):
-            attempt = self._attempt(mail, chunking=True)
-            burst = Burst(self._session)
-            if burst.add(attempt):
-                (outcome,) = self._conclude_burst(burst, budget)
-                if isinstance(outcome, SmtpError):
-                    raise outcome
-                return outcome
-        else:
-            attempt = self._attempt(mail)
-        return self._conclude(attempt, budget)
-
-    def _attempt(self, mail: Mail, *, chunking: bool | None = None) -> Attempt:
-        """The mail made ready for this session; whatever can be refused on this side of the line is (F50)."""
-        session = self._session
-        if mail.email_message is not None:
-            mail = message.serialised(mail, session.capabilities)
-        return Attempt(Outgoing(mail, session, self._opening.policy, chunking=chunking), session)
-
-    @property
-    def _may_burst(self) -> bool:
-        """LV9: had an idle connection died unseen, the whole burst would be UNKNOWN."""
-        return self._level is Pipelining.BURST and self.clock() - self._active <= _IDLE
-
-    def _conclude_burst(self, burst: Burst, budget: Budget) -> list[Outcome]:
-        """Send the mails of a burst in one flight, and publish their verdicts once all are final (BU4)."""
-        began, driver = self._journal.clock(), self._driver
-        observe, driver.observe = driver.observe, None  # PF4
-        fault: SmtpError | None = None
-        try:
-            driver.run(burst.flow(), budget)
-        except SmtpError as error:
-            fault = error
-        except BaseException as error:
-            self._settle_burst(burst, [error] * len(burst.attempts), began)
-            attempts.attach(error, END.stage, burst.results(), cut_off=True)
-            raise
-        finally:
-            driver.observe = observe
-        outcomes = burst.outcomes(fault)
-        self._settle_burst(burst, outcomes, began)
-        driver.close_if_due()
-        if self._session.retiring:
-            self._end(budget)
-        return outcomes
-
-    def _settle_burst(self, burst: Burst, outcomes: Sequence[Outcome | BaseException], began: float | None) -> None:
-        """BR26 for each mail of a burst, whatever one of the sinks does."""
-        interrupted: BaseException | None = None
-        for attempt, outcome in zip(burst.attempts, outcomes, strict=True):
-            error = outcome if isinstance(outcome, BaseException) else None
-            reply = outcome.reply if isinstance(outcome, SendResult) else None
-            try:
-                self._settled(attempt.results(), began, attempt.entries, reply=reply, error=error)
-            except BaseException as interrupt:
-                interrupted = interrupt
-        if interrupted is not None:
-            attempts.attach(interrupted, END.stage, burst.results(), cut_off=True)
-            raise interrupted
-
-    def _conclude(self, attempt: Attempt, budget: Budget, following: Attempt | None = None) -> SendResult:
-        """Send the mail, with the envelope of `following` behind it, and publish its verdicts once they are final.
-
-        What ends a flight behind this mail's final replies is kept in `fallen`, for the mail that was announced.
-        """
-        session, observe = self._session, self._driver.observe
-        began = self._journal.clock()
-        seen: list[ledger.Entry] = []
-        if following is not None and observe is not None:
-            self._driver.observe = seen.append  # PF4: no event before the flight is aligned, cut or misaligned
-        try:
-            level = self._level
-            result = self._driver.run(attempt.flow(level, following), budget)
-        except SmtpError as error:
-            result = self._cut_off(attempt, following, error, seen, began)
-        except BaseException as error:
-            recipients = attempt.results()
-            owed = session.ledger.owed
-            stage = owed[0].kind.stage if owed else "body"
-            attempts.attach(error, stage, recipients, cut_off=not attempt.source_failed)
-            self._settled(recipients, began, seen, error=error)
-            raise
-        finally:
-            self._driver.observe = observe
-        self._settled(result.recipients, began, seen, reply=result.reply)
-        if session.retiring and (following is None or not following.announced):
-            self._end(budget)
-        return result
-
-    def _cut_off(
-        self,
-        attempt: Attempt,
-        following: Attempt | None,
-        error: SmtpError,
-        seen: list[ledger.Entry],
-        began: float | None,
-    ) -> SendResult:
-        """The flow raised: the verdicts of this mail, which may stand all the same (PF5, PF6)."""
-        cause = error
-        if following is not None and following.begun and not following.announced:
-            self.fallen = error
-            if attempt.answered:
-                try:
-                    return attempt.cut_off(following)
-                except SmtpError as refusal:
-                    error = refusal
-                    if attempt.misaligned:
-                        error.__cause__ = cause
-        explained = attempt.explained(error)
-        self._settled(explained.recipients, began, seen, error=explained)
-        if explained is error:
-            raise error
-        raise explained from error
-
-    @property
-    def _level(self) -> Pipelining:
-        """LV1: the level in effect."""
-        asked, capabilities = self._opening.pipelining, self._session.capabilities
-        if not capabilities.supports_pipelining:
-            return Pipelining.OFF
-        if self._session.flightless is not None:
-            return min(asked, Pipelining.GROUPED)
-        return asked if capabilities.supports_chunking else min(asked, Pipelining.PREFETCH)
-
-    def _settled(
-        self,
-        recipients: tuple[RecipientResult, ...],
-        began: float | None,
-        seen: Sequence[ledger.Entry] = (),
-        *,
-        reply: Reply | None = None,
-        error: BaseException | None = None,
-    ) -> None:
-        """BR26: exactly one event per attempt, with counts; before the SessionAborted of the same fault."""
-        if self._opening.audit is None and began is None:
-            return
-        verdicts = [entry.delivery for entry in recipients]
-        try:
-            for entry in seen:
-                if not entry.announced:
-                    self._observe(entry)
-            self._publish(
-                audit.MailSettled,
-                delivered=verdicts.count(Delivery.DELIVERED),
-                not_delivered=verdicts.count(Delivery.NOT_DELIVERED),
-                unknown=verdicts.count(Delivery.UNKNOWN),
-            )
-            if began is not None:
-                self._journal.settled(verdicts, began, reply, error)
-            for entry in seen:
-                if entry.announced:
-                    self._observe(entry)
-        except BaseException as interrupt:  # it takes the place of the result, so it carries the verdicts
-            attempts.attach(interrupt, "end of data", recipients, cut_off=True)
-            raise
 
     # --- the end ---
 

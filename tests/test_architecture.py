@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
     {"driver", "opening"},
     {"handshake"},
     {"conversation"},
+    {"sending"},
     {"chain"},
     {"connection"},
     {"pooling.claims", "pooling.events", "pooling.process"},
