@@ -179,7 +179,7 @@ class Pump:
 
     def received(self, octets: bytes) -> None:
         """Octets from the server, in pieces of any size; what no flow awaits ends the connection."""
-        if self._error is not None or self.session.condemned is not None:
+        if self.session.condemned is not None:
             return
         parser = self.session.parser
         if self._flow is None and parser.pending > judging.room_for(0):

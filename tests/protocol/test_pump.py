@@ -225,6 +225,18 @@ def test_a_refusal_leaves_the_session_usable(delivery: Arrival) -> None:
     assert owner.run(owner.session.noop(), OK).code == 250
 
 
+@pytest.mark.parametrize("octets", [OK, b"421 idle\r\n"])
+def test_what_comes_behind_a_flow_that_was_refused_is_not_overlooked(octets: bytes, delivery: Arrival) -> None:
+    owner = ready(arrival=delivery)
+    owner.pump.start(owner.session.noop())
+    assert isinstance(owner.fails(b"500 what\r\n"), PermanentReplyError)
+    owner.deliver(octets)
+    assert not owner.pump.usable
+    owner.pump.start(owner.session.noop())
+    assert type(owner.fails()) is (ProtocolError if octets is OK else ServiceUnavailableError)
+    assert bytes(owner.written) == b"NOOP\r\n"
+
+
 def test_a_session_that_is_used_up_is_closed() -> None:
     owner = ready("ENHANCEDSTATUSCODES")
     owner.pump.start(owner.session.noop())

@@ -237,10 +237,10 @@ def test_SY28_a_server_that_says_nothing_is_left_in_time(worker: Worker) -> None
     """features:D4: before the end of data there must be time for its reply; behind it the verdict is UNKNOWN."""
     with LoopbackServer() as server:
         server.fault("end of data", "silence")
-        assert failed(worker.run(job(server, timeout=600))) == ("DeliveryUnknownError", "end of data", ["unknown"])
+        assert failed(worker.run(job(server, timeout=2_500))) == ("DeliveryUnknownError", "end of data", ["unknown"])
         server.clear_rules()
         server.fault("DATA", "silence")
-        assert failed(worker.run(job(server, timeout=600))) == ("SmtpTimeoutError", "DATA", ["not delivered"])
+        assert failed(worker.run(job(server, timeout=2_500))) == ("SmtpTimeoutError", "DATA", ["not delivered"])
 
 
 def test_SY28_E82_LMTP_has_a_verdict_for_each_recipient(worker: Worker) -> None:
