@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from smtpconn.protocol.errors import Delivery, summary
 from smtpconn.protocol.result import RecipientResult
@@ -30,6 +31,15 @@ class AttemptVerdict:
     def retry_safe(self) -> bool:
         """True if repeating the mail cannot duplicate anything."""
         return self.delivery is Delivery.NOT_DELIVERED
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdicts in JSON types."""
+        return {"recipients": [entry.to_dict() for entry in self.recipients]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AttemptVerdict:
+        """The inverse of `to_dict`."""
+        return cls(tuple(RecipientResult.from_dict(entry) for entry in data["recipients"]))
 
 
 def attempt_of(error: BaseException) -> AttemptVerdict | None:

@@ -74,6 +74,15 @@ class EnhancedStatus(NamedTuple):
         found = _ENHANCED.match(text)
         return cls(decimal(found[1]), decimal(found[2]), decimal(found[3])) if found else None
 
+    def to_dict(self) -> dict[str, int]:
+        """The fields in JSON types."""
+        return self._asdict()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, int]) -> EnhancedStatus:
+        """The inverse of `to_dict`."""
+        return cls(data["class_"], data["subject"], data["detail"])
+
 
 class Reply:
     """One complete reply of the server (RFC 5321 section 4.2); immutable, hashable, picklable.
