@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+import smtpconn
+from smtpconn import MailParams, RcptParams, Reply, SessionState, Timeouts
+from smtpconn.protocol import audit, ledger
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "docs"
@@ -71,3 +77,83 @@ def test_F120_line_ends_are_ours_in_the_envelope_and_the_applications_in_header_
     said = section_of("topics/acceptable-use.rst", "Line ends: whose duty")
     assert "In the envelope it is ours. A CR, LF or NUL in an address" in said
     assert "In header fields it is the application's." in said
+
+
+# --- the reference is complete ---
+
+
+def documented(page: str) -> list[str]:
+    """The names that this page documents by their docstrings."""
+    return re.findall(r"^\.\. auto(?:class|exception|function|data):: (\w+)$", text_of(page), re.MULTILINE)
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of every row of its list-tables."""
+    rows = re.findall(r"^   \* - .*(?:\n     -.*)*", text_of(page), re.MULTILINE)
+    return [[cell.strip() for cell in re.split(r"\n     -|   \* -", row)[1:]] for row in rows]
+
+
+def test_every_public_name_is_documented_once() -> None:
+    """DO5: also the errors, which have a page of their own."""
+    names = documented("reference/api.rst") + documented("reference/errors.rst")
+    assert sorted(names) == sorted(smtpconn.__all__)
+
+
+def test_every_error_has_a_row_that_says_what_its_class_says() -> None:
+    table = {cells[0].strip("`"): cells for cells in rows_of("reference/errors.rst") if cells[0].endswith("Error`")}
+    assert set(table) == {name for name in smtpconn.__all__ if name.endswith("Error")} - {"SmtpError"}
+    for name, (_, _, permanent, scope, _) in table.items():
+        kind = getattr(smtpconn, name)
+        if permanent == "reply":  # the reply decides; without one nothing is said
+            assert kind("text").permanent is None
+        elif name == "ReplyError":
+            assert scope == "reply"
+        else:
+            error = kind("text", reply=Reply(550, b"550 no\r\n")) if issubclass(kind, smtpconn.ReplyError) else kind("text")
+            assert str(error.permanent) == permanent, name
+            assert scope in ("reply", error.scope), name
+
+
+def test_every_stage_that_an_error_can_name_is_explained() -> None:
+    told = {stage for cells in rows_of("reference/errors.rst") for stage in re.findall(r"`([^`]+)`", cells[0])}
+    stages = {kind.stage for kind in vars(ledger).values() if isinstance(kind, ledger.Kind)}
+    assert {"input", "lock", "pool", "resolve", "connect", "tls", "body", "AUTH PLAIN"} | stages <= told
+
+
+# --- tables that repeat what the code says ---
+
+
+def cells_of(page: str, first: str) -> list[list[str]]:
+    """The rows of the simple table whose head begins with this word; lines that continue a row are left away."""
+    found = re.search(rf"^(=+(?: +=+)+)\n{first} .*\n\1\n(.*?)^\1$", text_of(page), re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no table that begins with {first!r}"
+    columns = [match.span() for match in re.finditer("=+", found[1])]
+    starts = [begin for begin, _ in columns] + [None]
+    rows = [[line[a:b].strip() for a, b in itertools.pairwise(starts)] for line in found[2].splitlines()]
+    return [row for row in rows if row[0]]
+
+
+def test_timeouts_are_listed_with_their_defaults() -> None:
+    told = {row[0].strip("`"): row[1] for row in cells_of("topics/timeouts.rst", "field")}
+    assert told == {field.name: f"{field.default:g}" if field.default else "None" for field in fields(Timeouts)}
+
+
+def test_audit_events_are_listed_with_their_fields_in_the_order_of_a_session() -> None:
+    told = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in cells_of("topics/policies.rst", "event")}
+    own = {field.name for field in fields(audit.AuditEvent)}
+    events = [kind for kind in audit.AuditEvent.__subclasses__() if kind.__module__ == audit.__name__]
+    assert told == {kind.__name__: [f.name for f in fields(kind) if f.name not in own] for kind in events}
+
+
+def test_parameters_are_listed_in_the_order_of_the_wire() -> None:
+    tables = re.split(r"^Of a recipient$", text_of("topics/parameters.rst"), flags=re.MULTILINE)
+    for text, kind in zip(tables, (MailParams, RcptParams), strict=True):
+        told = re.findall(r"^`([a-z_0-9]+)`   ", text, re.MULTILINE)
+        assert told == [field.name for field in fields(kind) if field.name != "octets"]
+
+
+def test_every_state_of_a_session_is_listed() -> None:
+    assert [row[0].strip("`") for row in cells_of("topics/session.rst", "state")] == [
+        "GREETING", "EHLO", "AUTHENTICATION", "STARTTLS", "MAIL_FROM", "RCPT_TO", "DATA", "QUIT", "CLOSED",
+    ]  # fmt: skip
+    assert {row[0].strip("`") for row in cells_of("topics/session.rst", "state")} == {s.name for s in SessionState}
