@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from dataclasses import fields
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import smtpconn
-from smtpconn import MailParams, RcptParams, Reply, SessionState, Timeouts
+from smtpconn import MailParams, RcptParams, Reply, SessionState, Timeouts, testing
 from smtpconn.protocol import audit, ledger
+from smtpconn.testing import plugin
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "docs"
@@ -84,7 +86,7 @@ def test_F120_line_ends_are_ours_in_the_envelope_and_the_applications_in_header_
 
 def documented(page: str) -> list[str]:
     """The names that this page documents by their docstrings."""
-    return re.findall(r"^\.\. auto(?:class|exception|function|data):: (\w+)$", text_of(page), re.MULTILINE)
+    return re.findall(r"^\.\. (?:auto(?:class|exception|function)|data):: (\w+)$", text_of(page), re.MULTILINE)
 
 
 def rows_of(page: str) -> list[list[str]]:
@@ -99,6 +101,32 @@ def test_every_public_name_is_documented_once() -> None:
     assert sorted(names) == sorted(smtpconn.__all__)
 
 
+def test_F118_SY30_every_name_of_the_test_kit_is_documented_once() -> None:
+    assert sorted(documented("reference/testing.rst")) == sorted(testing.__all__)
+
+
+@pytest.mark.parametrize("name", testing.__all__)
+def test_F118_every_class_of_the_test_kit_explains_itself_and_its_public_methods(name: str) -> None:
+    thing = getattr(testing, name)
+    if isinstance(thing, type):
+        assert (thing.__doc__ or "").strip()
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                assert inspect.getdoc(value), f"{name}.{attribute}"
+
+
+def test_F118_every_fixture_of_the_plugin_is_documented() -> None:
+    told = {row[0].strip("`") for row in cells_of("reference/testing.rst", "fixture")}
+    assert told == {name for name in vars(plugin) if name.startswith("smtpconn_")}
+
+
+@pytest.mark.parametrize(
+    "option", ["whole", "line", "octet", "coalesced", "lmtp", "starttls", "auth=", "quirks=", "fault(", "rtt="]
+)
+def test_F118_what_the_row_asks_for_is_in_the_page(option: str) -> None:
+    assert option in text_of("reference/testing.rst")
+
+
 def test_every_error_has_a_row_that_says_what_its_class_says() -> None:
     table = {cells[0].strip("`"): cells for cells in rows_of("reference/errors.rst") if cells[0].endswith("Error`")}
     assert set(table) == {name for name in smtpconn.__all__ if name.endswith("Error")} - {"SmtpError"}
@@ -109,7 +137,8 @@ def test_every_error_has_a_row_that_says_what_its_class_says() -> None:
         elif name == "ReplyError":
             assert scope == "reply"
         else:
-            error = kind("text", reply=Reply(550, b"550 no\r\n")) if issubclass(kind, smtpconn.ReplyError) else kind("text")
+            given = {"reply": Reply(550, b"550 no\r\n")} if issubclass(kind, smtpconn.ReplyError) else {}
+            error = kind("text", **given)
             assert str(error.permanent) == permanent, name
             assert scope in ("reply", error.scope), name
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .conversation import EOF, RESET, SILENCE, TLS, Script, ScriptMismatch, Wait, script
     from .faults import KINDS, STAGES, Rule
     from .options import DEFAULT_EXTENSIONS, QUIRKS, ServerOptions
+    from .outbox import MemoryTransport, Outbox
+    from .plugin import ServerFactory
     from .process import ServerProcess
     from .relay import Relay, RelayedConnection
     from .scripted import ScriptedTransport
@@ -26,6 +28,7 @@ __all__ = [
     "CapturedMail", "SessionRecord", "TlsRecord", "Ledger", "LedgerEntry",
     "TestAuthority", "Issued", "Relay", "RelayedConnection", "ServerProcess",
     "ScriptedTransport", "script", "Script", "ScriptMismatch", "EOF", "RESET", "SILENCE", "TLS", "Wait", "FakeClock",
+    "Outbox", "MemoryTransport", "ServerFactory",
 ]  # fmt: skip
 
 _HOMES = {
@@ -39,6 +42,8 @@ _HOMES = {
     "scripted": ("ScriptedTransport",),
     "conversation": ("script", "Script", "ScriptMismatch", "EOF", "RESET", "SILENCE", "TLS", "Wait"),
     "clock": ("FakeClock",),
+    "outbox": ("Outbox", "MemoryTransport"),
+    "plugin": ("ServerFactory",),
 }
 
 
