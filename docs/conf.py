@@ -20,6 +20,8 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
 napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = f"smtpconn {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 exclude_patterns = ["_build"]
 default_role = "literal"
 
