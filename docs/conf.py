@@ -18,6 +18,7 @@ release = version = importlib.metadata.version("smtpconn")
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
 napoleon_numpy_docstring = False
+toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"smtpconn {release}"
 html_static_path = ["_static"]
