@@ -81,6 +81,15 @@ def test_F120_line_ends_are_ours_in_the_envelope_and_the_applications_in_header_
     assert "In header fields it is the application's." in said
 
 
+def test_every_block_of_python_in_the_pages_is_run_or_taken_from_a_test() -> None:
+    """DO: `testcode` and `doctest` run when the documentation is built; a plain block would only be shown."""
+    for page in DOCS.rglob("*.rst"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"^ *\.\. (?:code-block|code|sourcecode):: *(?:py|pycon|$)", text, re.MULTILINE), page.name
+        for included in re.findall(r"^\.\. literalinclude:: (\S+)", text, re.MULTILINE):
+            assert (page.parent / included).resolve().is_relative_to(CHECKOUT / "tests"), included
+
+
 # --- the reference is complete ---
 
 

@@ -22,7 +22,7 @@ CALLS = [
 SNAPSHOTS = [(row, name) for row, cell in ROWS.items() for name in re.findall(r"`c\.([a-z_.]+)`", cell)]
 
 
-def test_KM1_to_KM30_and_WM1_to_WM16_have_a_row_each() -> None:
+def test_every_method_has_a_row() -> None:
     assert list(ROWS) == [f"KM{n}" for n in range(1, 31)] + [f"WM{n}" for n in range(1, 17)]
 
 
@@ -42,7 +42,9 @@ def found(target: str) -> object:
 
 
 @pytest.mark.parametrize(("row", "target", "arguments"), CALLS, ids=lambda text: str(text)[:40])
-def test_a_call_of_the_page_has_the_parameters_that_the_page_shows(row: str, target: str, arguments: str) -> None:
+def test_KM1_to_KM30_WM1_to_WM16_what_took_its_place_has_the_parameters_shown(
+    row: str, target: str, arguments: str
+) -> None:
     """A `...` at the end stands for further keywords."""
     if target == "repr":
         assert "__repr__" in vars(SmtpConnection)

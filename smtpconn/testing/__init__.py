@@ -1,5 +1,7 @@
 """Test kit: a loopback SMTP/LMTP server with faults on demand, a counting relay, a scripted transport, a throw-away CA.
 
+`Outbox` is a server in memory, and `smtpconn.testing.plugin` gives all of it to pytest as fixtures.
+
 It shares no code with the client library, so that neither can hide the other's mistakes. Names are loaded when first
 used; importing this package imports nothing else.
 """
