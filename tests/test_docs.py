@@ -15,7 +15,20 @@ import pytest
 
 import smtpconn
 from smtpconn import MailParams, RcptParams, Reply, SessionState, Timeouts, testing
-from smtpconn.protocol import audit, ledger
+from smtpconn.protocol import (
+    address,
+    audit,
+    body,
+    commands,
+    errors,
+    extensions,
+    ledger,
+    mechanisms,
+    params,
+    reply,
+    session,
+    transaction,
+)
 from smtpconn.testing import plugin
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -169,6 +182,39 @@ def cells_of(page: str, first: str) -> list[list[str]]:
     starts = [begin for begin, _ in columns] + [None]
     rows = [[line[a:b].strip() for a, b in itertools.pairwise(starts)] for line in found[2].splitlines()]
     return [row for row in rows if row[0]]
+
+
+LIMITS = {
+    "local part of an address": address.LOCAL_PART_LIMIT,
+    "domain of an address, EHLO domain": address.DOMAIN_LIMIT,
+    "a label of a domain": address.LABEL_LIMIT,
+    "an address": address.ADDRESS_LIMIT,
+    "a host to connect to": address.HOST_LIMIT,
+    "the path of a Unix socket": 107,
+    "a command line": commands.LINE_LIMIT,
+    "a response of AUTH": commands.AUTH_RESPONSE_LIMIT,
+    "`envid`, encoded": params.ENVID_LIMIT,
+    "`orcpt`, encoded": params.ORCPT_LIMIT,
+    "commands without an answer": transaction.GROUP,
+    "a slice of a message": body.SLICE,
+    "a BDAT chunk of a stream": body.CHUNK,
+    "a line of a reply": reply.MAX_LINE,
+    "a reply": reply.MAX_REPLY,
+    "a reply to EXPN or HELP": reply.MAX_LISTING,
+    "the lines of a reply": reply.MAX_LINES,
+    "lines kept of an EHLO reply": extensions.LINES_KEPT,
+    "challenges of one AUTH": session._CHALLENGES,
+    "iterations of SCRAM": mechanisms.ITERATIONS,
+    "`str()` of an error, of a reply": errors._SHOWN,
+}
+
+
+def test_limits_are_those_of_the_code() -> None:
+    said = [line for line in text_of("reference/limits.rst").splitlines() if re.search(r"\S {2,}[\d,]+ ", line)]
+    told = {re.split(r" {2,}", line)[0]: re.findall(r"[\d,]*\d", re.split(r" {2,}", line)[1]) for line in said}
+    numbers = {item: [int(number.replace(",", "")) for number in found] for item, found in told.items()}
+    assert numbers == {item: list(n) if isinstance(n, tuple) else [n] for item, n in LIMITS.items()}
+    assert f"up to {commands.LONGEST_LINE:,} in all" in text_of("reference/limits.rst")
 
 
 def test_timeouts_are_listed_with_their_defaults() -> None:
