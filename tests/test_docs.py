@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import smtpconn
-from smtpconn import MailParams, RcptParams, Reply, SessionState, Timeouts, testing
+from smtpconn import MailParams, RcptParams, Reply, SessionState, SmtpConnection, Timeouts, testing
 from smtpconn.protocol import (
     address,
     audit,
@@ -241,3 +241,17 @@ def test_every_state_of_a_session_is_listed() -> None:
         "GREETING", "EHLO", "AUTHENTICATION", "STARTTLS", "MAIL_FROM", "RCPT_TO", "DATA", "QUIT", "CLOSED",
     ]  # fmt: skip
     assert {row[0].strip("`") for row in cells_of("topics/session.rst", "state")} == {s.name for s in SessionState}
+
+
+def test_what_the_pages_show_of_a_connection_is_in_the_reference() -> None:
+    """Part of it is inherited, and what else is inherited is not for callers."""
+    hidden = re.search(r"^   :exclude-members: (.*)$", text_of("reference/api.rst"), re.MULTILINE)
+    assert hidden
+    public = {name for name in dir(SmtpConnection) if not name.startswith("_")} - set(hidden[1].split(", "))
+    assert {"usable", "is_shutting_down", "close", "connection_id"} & public == {"usable", "is_shutting_down", "close"}
+    shown = {
+        name
+        for page in DOCS.rglob("*.rst")
+        for name in re.findall(r"\bconnection\.([a-z_]+)", page.read_text(encoding="utf-8"))
+    }
+    assert shown - {"wire"} <= public
