@@ -22,7 +22,7 @@ toc_object_entries_show_parents = "hide"
 html_theme = "furo"
 html_title = f"smtpconn {release}"
 html_static_path = ["_static"]
-html_css_files = ["wide.css"]
+html_css_files = ["pages.css"]
 exclude_patterns = ["_build"]
 default_role = "literal"
 
