@@ -75,13 +75,13 @@ class EnhancedStatus(NamedTuple):
         return cls(decimal(found[1]), decimal(found[2]), decimal(found[3])) if found else None
 
     def to_dict(self) -> dict[str, int]:
-        """The status in JSON types."""
-        return {"class": self.class_, "subject": self.subject, "detail": self.detail}
+        """The fields in JSON types."""
+        return self._asdict()
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> EnhancedStatus:
+    def from_dict(cls, data: dict[str, int]) -> EnhancedStatus:
         """The inverse of `to_dict`."""
-        return cls(data["class"], data["subject"], data["detail"])
+        return cls(data["class_"], data["subject"], data["detail"])
 
 
 class Reply:

@@ -1,5 +1,7 @@
 """Test kit: a loopback SMTP/LMTP server with faults on demand, a counting relay, a scripted transport, a throw-away CA.
 
+`Outbox` is a server in memory, and `smtpconn.testing.plugin` gives all of it to pytest as fixtures.
+
 It shares no code with the client library, so that neither can hide the other's mistakes. Names are loaded when first
 used; importing this package imports nothing else.
 """
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from .conversation import EOF, RESET, SILENCE, TLS, Script, ScriptMismatch, Wait, script
     from .faults import KINDS, STAGES, Rule
     from .options import DEFAULT_EXTENSIONS, QUIRKS, ServerOptions
+    from .outbox import MemoryTransport, Outbox
+    from .plugin import ServerFactory
     from .process import ServerProcess
     from .relay import Relay, RelayedConnection
     from .scripted import ScriptedTransport
@@ -26,6 +30,7 @@ __all__ = [
     "CapturedMail", "SessionRecord", "TlsRecord", "Ledger", "LedgerEntry",
     "TestAuthority", "Issued", "Relay", "RelayedConnection", "ServerProcess",
     "ScriptedTransport", "script", "Script", "ScriptMismatch", "EOF", "RESET", "SILENCE", "TLS", "Wait", "FakeClock",
+    "Outbox", "MemoryTransport", "ServerFactory",
 ]  # fmt: skip
 
 _HOMES = {
@@ -39,6 +44,8 @@ _HOMES = {
     "scripted": ("ScriptedTransport",),
     "conversation": ("script", "Script", "ScriptMismatch", "EOF", "RESET", "SILENCE", "TLS", "Wait"),
     "clock": ("FakeClock",),
+    "outbox": ("Outbox", "MemoryTransport"),
+    "plugin": ("ServerFactory",),
 }
 
 

@@ -82,7 +82,7 @@ class CapturedMail:
         content: the octets received, dot-stuffing and chunk framing removed.
         verb: "DATA" or "BDAT".
         session: the connection it came by.
-        queue_id: unique in this server.
+        queue_id: unique in this server; the final reply names it.
         at: seconds since the epoch.
         decisions: each recipient accepted at RCPT with the final reply meant for it (LMTP: one each).
     """

@@ -4,7 +4,8 @@ It knows pytest and the names of the fixtures (specification users 15). It refus
 fixture is used: collecting a test suite that never sends mail costs one small module.
 
 Laws: what a fixture starts is stopped at the end of its test; options come from `@pytest.mark.smtpconn(...)`, the
-closest marker wins for each option.
+closest marker wins for each option. It judges nothing, so it alone in this package may use the client library: to give
+a test a pool.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
+    from smtpconn.pool import ConnectionPool
+
     from .ca import TestAuthority
+    from .outbox import Outbox
     from .server import LoopbackServer
+
+_TIMEOUT = 10.0  # seconds for each call of a pool that a fixture gives
 
 __all__ = ["ServerFactory"]
 
@@ -94,6 +100,47 @@ def smtpconn_tls_server(smtpconn_server_factory: ServerFactory) -> LoopbackServe
 def smtpconn_starttls_server(smtpconn_server_factory: ServerFactory) -> LoopbackServer:
     """Give a running SMTP server with STARTTLS; clients trust it by `smtpconn_ca`."""
     return smtpconn_server_factory(tls="starttls")
+
+
+@pytest.fixture
+def smtpconn_pool(smtpconn_server: LoopbackServer) -> Iterator[ConnectionPool]:
+    """Give a `ConnectionPool` on `smtpconn_server`, 10 seconds for each call; fails the test if a lease leaked."""
+    from smtpconn.pool import ConnectionPool
+
+    with ConnectionPool.from_url(smtpconn_server.url, timeout=_TIMEOUT) as pool:
+        yield pool
+        _refuse_leaks(pool)
+
+
+@pytest.fixture
+def smtpconn_outbox() -> Iterator[Outbox]:
+    """Give an `Outbox`: its `pool` sends without a socket, and it is the sequence of the mails that were sent."""
+    from smtpconn.connection import SmtpConnection
+    from smtpconn.pool import ConnectionPool
+    from smtpconn.tls import TlsMode
+
+    from .outbox import Outbox
+
+    outbox = Outbox()
+
+    def connect(opening: Any, endpoint: Any, budget: Any) -> SmtpConnection:
+        return SmtpConnection.from_transport(outbox.transport(), tls_mode=TlsMode.NONE, timeout=_TIMEOUT)
+
+    system = ConnectionPool._system._replace(connector=connect)
+    kind: type[ConnectionPool] = type("OutboxPool", (ConnectionPool,), {"_system": system})
+    with kind("outbox.test", 25, TlsMode.NONE, timeout=_TIMEOUT) as pool:
+        outbox.pool = pool
+        yield outbox
+        _refuse_leaks(pool)
+
+
+def _refuse_leaks(pool: ConnectionPool) -> None:
+    stats = pool.stats()
+    held = [f"{holder.thread}, {holder.seconds:.1f} s ago" for holder in stats.holders]
+    if held:
+        pytest.fail(f"the test did not give back the leases of {'; '.join(held)}")
+    if stats.leaks:
+        pytest.fail(f"the test lost {stats.leaks} leases without giving them back")
 
 
 def _marked(request: pytest.FixtureRequest) -> dict[str, Any]:

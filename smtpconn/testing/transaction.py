@@ -308,7 +308,7 @@ class Transaction:
             refusal = session.site.refused_finally.get(recipient.casefold())
             reply = refusal.octets if refusal else default
             if reply is default and reply.startswith(b"250"):
-                reply = b"250 2.1.5 <%s> %s delivered\r\n" % (recipient.encode(), self._queue_id.encode())
+                reply = b"250 2.1.5 <%s> delivered, id=%s\r\n" % (recipient.encode(), self._queue_id.encode())
             decision = session.decide("end of data", reply, recipient)
             if dead:  # the server died, or said 421, at an earlier recipient: it takes nothing behind that
                 decision.positive = False
@@ -319,7 +319,7 @@ class Transaction:
     @property
     def _queue_id(self) -> str:
         record = self._session.record
-        return f"{record.index}.{record.transactions}"
+        return f"{record.index:05}-{record.transactions:05}"
 
     def _book(
         self, content: bytes, verb: str, decisions: list[tuple[str, Decision]], accepted: list[int]

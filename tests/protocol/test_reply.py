@@ -431,3 +431,9 @@ def test_decimal_reads_ascii_digits(digits: str | bytes, number: int) -> None:
 def test_decimal_reads_nothing_else_SEC7(digits: str | bytes) -> None:
     with pytest.raises(ValueError, match="not ASCII digits"):
         decimal(digits)
+
+
+def test_an_enhanced_status_survives_its_form_in_json_f121() -> None:
+    status = EnhancedStatus(5, 7, 1)
+    assert status.to_dict() == {"class_": 5, "subject": 7, "detail": 1}
+    assert EnhancedStatus.from_dict(status.to_dict()) == status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -25,12 +26,15 @@ def user(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+def plugin_arguments() -> list[str]:
+    """Where the package is installed pytest finds the plugin by itself, by its entry point."""
+    found = {entry.value for entry in importlib.metadata.entry_points(group="pytest11")}
+    return [] if "smtpconn.testing.plugin" in found else ["-p", "smtpconn.testing.plugin"]
+
+
 def run(user: pytest.Pytester, test: str, **outcomes: int) -> None:
     user.makepyfile(PREFACE + test)
-    loaded = "smtpconn.testing.plugin" in {
-        entry.value for entry in __import__("importlib.metadata").metadata.entry_points(group="pytest11")
-    }
-    result = user.runpytest_subprocess(*([] if loaded else ["-p", "smtpconn.testing.plugin"]), "--strict-markers")
+    result = user.runpytest_subprocess(*plugin_arguments(), "--strict-markers")
     result.assert_outcomes(**(outcomes or {"passed": 1}))
 
 
@@ -151,3 +155,63 @@ def test_loading_the_plugin_imports_nothing_heavy() -> None:
         "smtpconn", "smtpconn.testing", "smtpconn.testing.plugin",
     ]  # fmt: skip
     assert not {"cryptography", "ssl"} & set(modules)
+
+
+# What a user of the library writes; the tests above are judged by smtplib.
+OWN_SUITE = '''
+import pytest
+from smtpconn import RecipientsRefusedError
+from smtpconn.testing import LoopbackServer
+
+
+def greet(pool, address):
+    """The application under test."""
+    return pool.send("app@example.com", [address], b"Subject: Hello\\r\\n\\r\\nHello.\\r\\n")
+'''
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        '''
+def test_pool(smtpconn_pool, smtpconn_server):
+    assert greet(smtpconn_pool, "ben@example.net").all_delivered
+    assert smtpconn_server.mails[0].message["Subject"] == "Hello"
+''',
+        '''
+@pytest.mark.smtpconn(tls="starttls", auth={"app": "secret"})
+def test_a_pool_of_a_server_with_options(smtpconn_pool, smtpconn_server):
+    greet(smtpconn_pool, "ben@example.net")
+    assert smtpconn_server.sessions[0].user == "app"
+''',
+        '''
+def test_outbox(smtpconn_outbox):
+    smtpconn_outbox.refuse("nobody@example.net", "550 5.1.1 No such user")
+    greet(smtpconn_outbox.pool, "ben@example.net")
+    with pytest.raises(RecipientsRefusedError):
+        greet(smtpconn_outbox.pool, "nobody@example.net")
+    assert [mail.recipients for mail in smtpconn_outbox] == [["ben@example.net"]]
+''',
+    ],
+    ids=["PT6-pool", "PT6-options", "PT7-outbox"],
+)
+def test_F118_a_test_of_an_application_passes(user: pytest.Pytester, test: str) -> None:
+    user.makepyfile(OWN_SUITE + test)
+    result = user.runpytest_subprocess(*plugin_arguments(), "--strict-markers")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("pool", ["smtpconn_pool", "smtpconn_outbox.pool"])
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [("leases.append(lease)", "*did not give back the leases of MainThread*"), ("del lease", "*lost 1 leases*")],
+    ids=["held", "dropped"],
+)
+def test_F118_a_test_that_keeps_or_loses_a_lease_fails(user: pytest.Pytester, pool: str, kept: str, says: str) -> None:
+    fixture = pool.partition(".")[0]
+    user.makeini("[pytest]\naddopts = -p no:cacheprovider")  # the pool warns, too
+    test = f"lease = {pool}.connection()\n    lease.__enter__()\n    {kept}"
+    user.makepyfile(f"leases = []\n\ndef test_keeps({fixture}):\n    {test}\n")
+    result = user.runpytest_subprocess(*plugin_arguments())
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines([says])

@@ -374,7 +374,7 @@ def test_keep_bounds_the_mails_but_not_the_ledger_PT13(serve: Serve) -> None:
         ("Message-ID: <1@x>\r\nX-Id: one\r\n\r\n", "one"),
         ("Message-ID: <1@x>\r\n\r\nX-Id: in the body\r\n", "<1@x>"),
         ("message-id:\r\n <folded@x>\r\n\r\n", "<folded@x>"),
-        ("Subject: none\r\n\r\n", "1.1"),
+        ("Subject: none\r\n\r\n", "00001-00001"),
     ],
 )
 def test_the_ledger_goes_by_id(serve: Serve, head: str, expected: str) -> None:
@@ -384,7 +384,7 @@ def test_the_ledger_goes_by_id(serve: Serve, head: str, expected: str) -> None:
     assert list(server.ledger) == [expected]
     assert expected in server.ledger
     [entry] = server.ledger.entries(expected)
-    assert (entry.sender, entry.decisions) == ("a@x.test", (("b@x.test", "250 2.0.0 Ok: queued as 1.1"),))
+    assert (entry.sender, entry.decisions) == ("a@x.test", (("b@x.test", "250 2.0.0 Ok: queued as 00001-00001"),))
 
 
 def test_url_and_django_options_PT9(serve: Serve) -> None:
