@@ -36,6 +36,8 @@ LOGIN = ("tester", "correct horse 4 battery")
 """User and password of every server that offers AUTH."""
 UNICODE_LOGIN = ("unicode", "p\u00e4ssw\u00f6rd \u20ac")
 """The same with a password that is UTF-8 on the wire, and its own SASLprep form."""
+BOSS = ("boss", "the boss's own")
+"""Who may say by PLAIN's authzid that he acts for the user of `LOGIN`."""
 
 _INSTALL = "install it with .ci/servers (root, Debian 12)"
 

@@ -1,0 +1,55 @@
+"""How the tests of this directory connect by `SmtpConnection`, and what they need to find the connection again.
+
+Knows the library's public doors and our servers; asserts nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smtpconn import SmtpConnection, TlsConfig, TlsMode
+
+from .dovecot import Dovecot
+
+if TYPE_CHECKING:
+    from .servers import MailServer
+
+TIMEOUT = 20.0
+SENDER = "sender@elsewhere.test"
+
+
+def connect(
+    server: MailServer, tls_mode: TlsMode = TlsMode.NONE, port: int | None = None, **options: object
+) -> SmtpConnection:
+    """A connection by the protocol that the server speaks, which trusts the server's authority."""
+    if tls_mode is not TlsMode.NONE:
+        options.setdefault("tls_config", trusting(server))
+    opening = SmtpConnection.connect_lmtp if isinstance(server, Dovecot) else SmtpConnection.connect
+    where = port or (server.tls_port if tls_mode is TlsMode.IMPLICIT else server.port)
+    return opening(server.host, where, tls_mode, timeout=TIMEOUT, **options)  # type: ignore[arg-type]  # one signature of two
+
+
+def trusting(server: MailServer, **options: object) -> TlsConfig:
+    """The server's authority and a name of its certificate, unless `options` say otherwise."""
+    options = {"trust": Path(server.ca_path), "server_name": server.tls_name, **options}
+    return TlsConfig(**options)  # type: ignore[arg-type]  # what a test leaves out and puts in
+
+
+def mail(message_id: str, text: str = "hello") -> bytes:
+    """A mail to find again by its Message-ID."""
+    return f"Message-ID: {message_id}\r\nSubject: interop\r\n\r\n{text}\r\n".encode()
+
+
+class Dial:
+    """For `dial=`: remembers the port of ours by which a server's log knows the connection."""
+
+    def __init__(self) -> None:
+        self.port = 0
+
+    def __call__(self, host: str, port: int, timeout: float | None) -> socket.socket:
+        """Connect as the library itself would."""
+        sock = socket.create_connection((host, port), timeout)
+        self.port = sock.getsockname()[1]
+        return sock
