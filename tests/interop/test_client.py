@@ -108,38 +108,6 @@ def test_a_stream_arrives_as_bytes_do(
     )
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["DATA", "BDAT"])
-@pytest.mark.parametrize("place", ["tcp", "unix"])
-def test_lmtp_says_what_became_of_each_recipient(dovecot: Dovecot, place: str, chunked: bool, message_id: str) -> None:
-    """Issue A: one recipient accepted, one unknown, one over quota, in one transaction (features:E82, F72, F73)."""
-    if place == "unix":
-        connection = SmtpConnection.connect_lmtp(unix_socket=dovecot.unix_socket, timeout=TIMEOUT)
-    else:
-        connection = connect(dovecot)
-    with connection:
-        send = connection.send_lmtp_bdat if chunked else connection.send_lmtp
-        body = b"Message-ID: " + message_id.encode() + b"\r\n\r\nhello\r\n"
-        result = send(SENDER, [dovecot.users[0], UNKNOWN, dovecot.full], body, timeout=TIMEOUT)
-        assert [entry.delivery for entry in result.recipients] == [
-            Delivery.DELIVERED,
-            Delivery.NOT_DELIVERED,
-            Delivery.NOT_DELIVERED,
-        ]
-        assert [entry.reply and entry.reply.code for entry in result.recipients] == [250, 550, 552]
-        assert [entry.stage for entry in result.recipients] == ["end of data", "RCPT", "end of data"]
-        assert connection.usable
-        with pytest.raises(RecipientsRefusedError) as refused:
-            result.raise_for_refused()
-        assert refused.value.delivery is Delivery.DELIVERED
-    assert dovecot.wait_for_mail(dovecot.users[0], message_id)
-
-
-def test_lmtp_a_temporary_failure_is_temporary(dovecot: Dovecot) -> None:
-    with connect(dovecot) as connection:
-        result = connection.send_lmtp(SENDER, [dovecot.broken, dovecot.users[0]], b"x\r\n", timeout=TIMEOUT)
-    assert [entry.permanent for entry in result.recipients] == [False, None]
-
-
 @pytest.mark.parametrize("port", ["port", "lockstep_port"])
 def test_one_refused_recipient_does_not_hold_back_the_others(postfix: Postfix, port: str, message_id: str) -> None:
     """features:F54, F55, pipelined and in lock-step."""
