@@ -4,7 +4,7 @@
 |---|---|
 | `port` | LMTP with STARTTLS |
 | `tls_port` | LMTP under implicit TLS |
-| `unix_socket` | LMTP on a Unix socket |
+| `unix_socket` | LMTP on a Unix socket, with STARTTLS |
 | `auth_socket` | what Postfix asks for AUTH: PLAIN, LOGIN, SCRAM-SHA-256, XOAUTH2, OAUTHBEARER |
 
 `alice@lab.test`, `bob@`, `carol@`, `dave@` take mail; `full@` is over its quota (552 at the end of data), `broken@`
@@ -198,6 +198,7 @@ class Dovecot(_PrivateDovecot):
     name = "Dovecot"
     package = "dovecot-lmtpd"
     trace = (b"Return-Path", b"Delivered-To", b"Received")
+    trace_of_one = frozenset({b"Delivered-To"})
     users = tuple(f"{user}@{DOMAIN}" for user in ("alice", "bob", "carol", "dave"))
     completes_last_chunk = False
     full = f"full@{DOMAIN}"
