@@ -287,8 +287,8 @@ def test_without_tls_no_octet_of_auth_leaves_unless_the_caller_says_so(
             before = relay.octets_to_server
             with pytest.raises(UsageError):
                 connection.auth(credentials, timeout=TIMEOUT)
-            assert relay.octets_to_server == before
-            assert connection.usable
+            connection.noop(timeout=TIMEOUT)
+            assert relay.octets_to_server == before + b"NOOP\r\n"
         assert b"AUTH" not in relay.octets_to_server
         with pytest.raises(UsageError):
             connect(server, port=relay.port, credentials=credentials)

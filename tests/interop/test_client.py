@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from smtpconn import (
-    CertificateError,
     Delivery,
     MailParams,
     PermanentReplyError,
     RecipientsRefusedError,
     ServiceUnavailableError,
     SmtpConnection,
-    TlsConfig,
     TlsMode,
     TransientReplyError,
 )
@@ -148,21 +146,6 @@ def test_tls_verifies_and_a_mail_goes_through(mail_server: MailServer, tls_mode:
         assert connection.tls.version in ("TLSv1.2", "TLSv1.3")
         assert connection.send(SENDER, [mail_server.users[0]], body, timeout=TIMEOUT).all_delivered
     assert mail_server.wait_for_mail(mail_server.users[0], message_id)
-
-
-@pytest.mark.parametrize("tls_mode", [TlsMode.IMPLICIT, TlsMode.STARTTLS])
-@pytest.mark.parametrize("fault", ["untrusted", "wrong name"])
-def test_a_certificate_that_does_not_verify_ends_it(mail_server: MailServer, tls_mode: TlsMode, fault: str) -> None:
-    """features:E28."""
-    trust = mail_server.certificates.other_ca_path if fault == "untrusted" else mail_server.ca_path
-    name = "wrong.lab.test" if fault == "wrong name" else mail_server.tls_name
-    opening = SmtpConnection.connect_lmtp if isinstance(mail_server, Dovecot) else SmtpConnection.connect
-    port = mail_server.tls_port if tls_mode is TlsMode.IMPLICIT else mail_server.port
-    config = TlsConfig(trust=Path(trust), server_name=name)
-    with pytest.raises(CertificateError) as refused:
-        opening(mail_server.host, port, tls_mode, timeout=TIMEOUT, tls_config=config)
-    assert refused.value.permanent
-    assert refused.value.stage == "tls"
 
 
 @pytest.mark.parametrize(
