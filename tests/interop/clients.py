@@ -5,6 +5,8 @@ Knows the library's public doors and our servers; asserts nothing.
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,14 +45,18 @@ def mail(message_id: str, text: str = "hello") -> bytes:
     return f"Message-ID: {message_id}\r\nSubject: interop\r\n\r\n{text}\r\n".encode()
 
 
+_dialled = itertools.count(1)
+
+
 class Dial:
-    """For `dial=`: remembers the port of ours by which a server's log knows the connection."""
+    """For `dial=`: connects from a loopback address that no other has, by which a server's log knows the connection.
+
+    Ports come round again within one run of the tests.
+    """
 
     def __init__(self) -> None:
-        self.port = 0
+        self.address = str(ipaddress.IPv4Address("127.64.0.0") + next(_dialled))
 
     def __call__(self, host: str, port: int, timeout: float | None) -> socket.socket:
         """Connect as the library itself would."""
-        sock = socket.create_connection((host, port), timeout)
-        self.port = sock.getsockname()[1]
-        return sock
+        return socket.create_connection((host, port), timeout, source_address=(self.address, 0))

@@ -49,7 +49,6 @@ deliver_drop_privilege = true
 keep_environment =
 spool_directory = {directory}/spool
 log_file_path = {directory}/log/%slog
-log_selector = +incoming_port
 pid_file_path = {directory}/exim.pid
 primary_hostname = {hostname}
 qualify_domain = {domain}

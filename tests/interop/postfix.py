@@ -87,7 +87,6 @@ smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
 smtpd_client_message_rate_limit = 0
 smtpd_client_event_limit_exceptions =
-smtpd_client_port_logging = yes
 smtpd_peername_lookup = no
 smtpd_discard_ehlo_keywords =
 smtpd_relay_restrictions = permit_sasl_authenticated, reject_unauth_destination
@@ -265,19 +264,19 @@ class Postfix(MailServer):
         maillog = self.directory / "log" / "maillog"
         return maillog.read_text(encoding="utf-8", errors="replace") if maillog.exists() else ""
 
-    def commands_of(self, client_port: int, timeout: float = 10.0) -> dict[str, tuple[int, int]]:
-        """Return what the client of a port of ours has sent by the end of its connection.
+    def commands_of(self, address: str, timeout: float = 10.0) -> dict[str, tuple[int, int]]:
+        """Return what the one client of a loopback address has sent by the end of its connection.
 
         For each command, in lower case and as smtpd counts it: how often it came, and how often it succeeded.
 
         Raises:
             TimeoutError: The connection did not end within `timeout` seconds.
         """
-        end = re.compile(rf" disconnect from unknown\[127\.0\.0\.1\]:{client_port} (.*)")
+        end = re.compile(rf" disconnect from unknown\[{re.escape(address)}\] (.*)")
         if not until(lambda: end.search(self.log()) is not None, timeout):
-            raise TimeoutError(f"no end of the connection of port {client_port} in {timeout} s; {self.log()[-2000:]}")
-        last = end.findall(self.log())[-1]
-        return {command: (int(total or good), int(good)) for command, good, total in _COMMANDS.findall(last)}
+            raise TimeoutError(f"no end of the connection from {address} in {timeout} s; {self.log()[-2000:]}")
+        (counted,) = end.findall(self.log())
+        return {command: (int(total or good), int(good)) for command, good, total in _COMMANDS.findall(counted)}
 
     def is_done_with(self, queue_id: str) -> bool:
         """Whether a mail has left the queue: delivered or bounced, and every notification about it has been sent."""

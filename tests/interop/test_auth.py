@@ -259,7 +259,7 @@ def test_a_connection_opened_with_a_wrong_password_is_left_with_quit(postfix: Po
     dial = Dial()
     with pytest.raises(AuthenticationError):
         connect(postfix, TlsMode.STARTTLS, credentials=PasswordAuth(LOGIN[0], "wrong"), dial=dial)
-    commands = postfix.commands_of(dial.port)
+    commands = postfix.commands_of(dial.address)
     assert commands == {"ehlo": (2, 2), "starttls": (1, 1), "auth": (1, 0), "quit": (1, 1), "commands": (5, 4)}
 
 

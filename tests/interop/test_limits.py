@@ -61,7 +61,7 @@ def test_postfix_has_seen_no_mail_of_what_is_too_large(postfix: Postfix) -> None
     dial = Dial()
     with connect(postfix, dial=dial) as connection, pytest.raises(ExtensionUnavailableError):
         connection.send(SENDER, [postfix.users[6]], Untouched(), timeout=TIMEOUT, size=SIZE_LIMIT + 1)
-    assert postfix.commands_of(dial.port) == {"ehlo": (1, 1), "quit": (1, 1), "commands": (2, 2)}
+    assert postfix.commands_of(dial.address) == {"ehlo": (1, 1), "quit": (1, 1), "commands": (2, 2)}
 
 
 @chunked

@@ -108,7 +108,7 @@ def test_where_smtputf8_is_not_offered_nothing_is_sent(postfix: Postfix, dovecot
             with pytest.raises(ExtensionUnavailableError) as unavailable:
                 connection.send(sender, [recipient], b"x\r\n", timeout=TIMEOUT, params=MailParams(smtputf8=smtputf8))
             assert unavailable.value.extension == "SMTPUTF8"
-    assert postfix.commands_of(dial.port) == {"ehlo": (1, 1), "quit": (1, 1), "commands": (2, 2)}
+    assert postfix.commands_of(dial.address) == {"ehlo": (1, 1), "quit": (1, 1), "commands": (2, 2)}
     with connect(dovecot) as connection, pytest.raises(ExtensionUnavailableError):
         connection.send("grüße@elsewhere.test", [dovecot.users[0]], b"x\r\n", timeout=TIMEOUT)
 
@@ -155,7 +155,7 @@ def test_eight_bits_where_they_are_not_offered_are_refused_here_and_send_message
             connection.send(SENDER, [postfix.users[6]], "ächt\r\n".encode(), timeout=TIMEOUT)
         assert unavailable.value.extension == "8BITMIME"
         assert connection.send_message(message, timeout=TIMEOUT).all_delivered
-    commands = postfix.commands_of(dial.port)
+    commands = postfix.commands_of(dial.address)
     assert (commands["mail"], commands["data"]) == ((1, 1), (1, 1))
     stored = postfix.wait_for_mail(postfix.users[6], message_id)
     assert stored.isascii()

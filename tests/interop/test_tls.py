@@ -62,7 +62,7 @@ def test_a_certificate_that_does_not_verify_ends_it_and_no_command_follows(
     assert refused.value.stage == "tls"
     assert refused.value.scope == "service"
     assert isinstance(refused.value.__cause__, ssl.SSLCertVerificationError)
-    assert postfix.commands_of(dial.port) == BEFORE_TLS[tls_mode]
+    assert postfix.commands_of(dial.address) == BEFORE_TLS[tls_mode]
 
 
 @modes
@@ -78,8 +78,8 @@ def test_exim_sees_no_command_behind_such_a_handshake_either(exim: Exim, fault: 
     with pytest.raises(CertificateError) as refused:
         connect(exim, tls_mode, tls_config=config, credentials=PasswordAuth(*LOGIN), dial=dial)
     assert refused.value.permanent
-    assert until(lambda: f"[127.0.0.1]:{dial.port} " in exim.log(), 5), exim.log()[-2000:]
-    ended = [line for line in exim.log().splitlines() if f"[127.0.0.1]:{dial.port} " in line]
+    assert until(lambda: f"[{dial.address}] " in exim.log(), 5), exim.log()[-2000:]
+    ended = [line for line in exim.log().splitlines() if f"[{dial.address}] " in line]
     assert len(ended) == 1
     assert "TLS error on connection from" in ended[0]
     assert "(gnutls_handshake): " in ended[0]
@@ -123,7 +123,7 @@ def test_without_a_server_name_the_host_is_what_is_verified(postfix: Postfix, tl
     dial = Dial()
     with pytest.raises(CertificateError):
         connect(postfix, tls_mode, tls_config=trusting(postfix, server_name="127.0.0.2"), dial=dial)
-    assert postfix.commands_of(dial.port) == BEFORE_TLS[tls_mode]
+    assert postfix.commands_of(dial.address) == BEFORE_TLS[tls_mode]
 
 
 @modes
@@ -136,7 +136,7 @@ def test_a_pool_reports_a_bad_certificate_and_sends_nothing(postfix: Postfix, tl
         with pytest.raises(CertificateError):
             pool.send(SENDER, [postfix.users[6]], b"x\r\n")
         assert pool.stats().opened == 0
-    assert postfix.commands_of(dial.port) == BEFORE_TLS[tls_mode]
+    assert postfix.commands_of(dial.address) == BEFORE_TLS[tls_mode]
 
 
 def test_starttls_that_is_not_offered_ends_with_quit(postfix: Postfix) -> None:
@@ -146,7 +146,7 @@ def test_starttls_that_is_not_offered_ends_with_quit(postfix: Postfix) -> None:
         connect(postfix, TlsMode.STARTTLS, port=postfix.bare_port, dial=dial)
     assert refused.value.permanent
     assert refused.value.extension == "STARTTLS"
-    assert postfix.commands_of(dial.port) == {"ehlo": (1, 1), "quit": (1, 1), "commands": (2, 2)}
+    assert postfix.commands_of(dial.address) == {"ehlo": (1, 1), "quit": (1, 1), "commands": (2, 2)}
 
 
 def test_implicit_tls_to_a_plain_port_is_a_tls_error(postfix: Postfix) -> None:
@@ -174,7 +174,7 @@ def test_a_server_of_tls_1_2_is_refused_where_1_3_is_demanded_and_taken_otherwis
         connect(postfix, tls_mode, port, tls_config=config, dial=dial)
     assert not isinstance(refused.value, CertificateError)
     assert refused.value.stage == "tls"
-    assert postfix.commands_of(dial.port) == BEFORE_TLS[tls_mode]
+    assert postfix.commands_of(dial.address) == BEFORE_TLS[tls_mode]
 
 
 @modes
@@ -193,7 +193,7 @@ def test_a_server_of_tls_1_1_is_refused(postfix: Postfix, tls_mode: TlsMode) -> 
     with pytest.raises(TlsError) as refused:
         connect(postfix, tls_mode, port, dial=dial)
     assert not isinstance(refused.value, CertificateError)
-    assert postfix.commands_of(dial.port) == BEFORE_TLS[tls_mode]
+    assert postfix.commands_of(dial.address) == BEFORE_TLS[tls_mode]
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")  # what is being tested
@@ -237,7 +237,7 @@ def test_where_a_client_certificate_is_compulsory_none_is_no_way_in(postfix: Pos
     assert refused.value.reply is not None
     assert refused.value.reply.code == 421
     assert refused.value.retry_safe
-    assert "auth" not in postfix.commands_of(dial.port)
+    assert "auth" not in postfix.commands_of(dial.address)
 
 
 @modes
