@@ -142,7 +142,7 @@ def test_a_stream_in_many_chunks_arrives_for_each_recipient(dovecot: Dovecot, ch
 def test_a_pool_on_the_unix_socket_gives_every_mail_its_recipients_verdicts(
     dovecot: Dovecot, prefetch: Pipelining, chunked: bool, message_id: str
 ) -> None:
-    """features:BS8, BS20, F73, E137: verdicts of mails that travelled together are not exchanged."""
+    """features:BS20, F73, E137: verdicts of mails that travelled together are not exchanged."""
     recipients = [dovecot.users[0], UNKNOWN, dovecot.full, dovecot.users[1]]
     mails = [
         Mail(SENDER, recipients[number % 4 :], mail(f"{message_id[:-1]}.{number}>"), chunking=chunked)
