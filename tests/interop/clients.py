@@ -49,14 +49,22 @@ _dialled = itertools.count(1)
 
 
 class Dial:
-    """For `dial=`: connects from a loopback address that no other has, by which a server's log knows the connection.
+    """For `dial=`: connects from loopback addresses that nobody else has, by which a server's log knows a connection.
 
     Ports come round again within one run of the tests.
     """
 
     def __init__(self) -> None:
-        self.address = str(ipaddress.IPv4Address("127.64.0.0") + next(_dialled))
+        self.addresses: list[str] = []
+
+    @property
+    def address(self) -> str:
+        """Of the only connection."""
+        (address,) = self.addresses
+        return address
 
     def __call__(self, host: str, port: int, timeout: float | None) -> socket.socket:
         """Connect as the library itself would."""
-        return socket.create_connection((host, port), timeout, source_address=(self.address, 0))
+        address = str(ipaddress.IPv4Address("127.64.0.0") + next(_dialled))
+        self.addresses.append(address)
+        return socket.create_connection((host, port), timeout, source_address=(address, 0))

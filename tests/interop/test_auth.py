@@ -10,6 +10,7 @@ import pytest
 
 from smtpconn import (
     AuthenticationError,
+    ConnectionPool,
     ExtensionUnavailableError,
     ListAuditSink,
     LoginAuth,
@@ -25,7 +26,7 @@ from smtpconn import (
 from smtpconn.testing import Relay
 
 from . import exim
-from .clients import SENDER, TIMEOUT, Dial, connect, mail
+from .clients import SENDER, TIMEOUT, Dial, connect, mail, trusting
 from .dovecot import bearer_token
 from .servers import BOSS, LOGIN, UNICODE_LOGIN, MailServer
 
@@ -263,6 +264,29 @@ def test_a_connection_opened_with_a_wrong_password_is_left_with_quit(postfix: Po
         connect(postfix, TlsMode.STARTTLS, credentials=PasswordAuth(LOGIN[0], "wrong"), dial=dial)
     commands = postfix.commands_of(dial.address)
     assert commands == {"ehlo": (2, 2), "starttls": (1, 1), "auth": (1, 0), "quit": (1, 1), "commands": (5, 4)}
+
+
+# --- in a pool
+
+
+def pool_of(postfix: Postfix, credentials: PasswordAuth | XOAuth2Auth | OAuthBearerAuth, dial: Dial) -> ConnectionPool:
+    return ConnectionPool(
+        postfix.host,
+        postfix.port,
+        TlsMode.STARTTLS,
+        tls_config=trusting(postfix),
+        credentials=credentials,
+        dial=dial,
+        timeout=TIMEOUT,
+    )
+
+
+def test_a_pool_does_not_try_a_refused_password_again(postfix: Postfix) -> None:
+    """design D12, features:F47: many wrong passwords lock accounts."""
+    dial = Dial()
+    with pool_of(postfix, PasswordAuth(LOGIN[0], "wrong"), dial) as pool, pytest.raises(AuthenticationError):
+        pool.send(SENDER, [RELAYED], b"x\r\n")
+    assert postfix.commands_of(dial.address)["auth"] == (1, 0)
 
 
 # --- what is not sent
