@@ -281,6 +281,30 @@ def pool_of(postfix: Postfix, credentials: PasswordAuth | XOAuth2Auth | OAuthBea
     )
 
 
+@pytest.mark.parametrize("make", [XOAuth2Auth, OAuthBearerAuth])
+def test_a_pool_asks_for_a_new_token_where_the_old_one_has_expired(
+    postfix: Postfix, make: type[XOAuth2Auth | OAuthBearerAuth]
+) -> None:
+    """design D12, features:F42a: one refusal, one refresh, and the mail goes out by one further connection."""
+    refreshed: list[str] = []
+
+    def refresh() -> str:
+        refreshed.append(bearer_token())
+        return refreshed[-1]
+
+    old = bearer_token(lifetime=-60)
+    credentials = (
+        XOAuth2Auth(LOGIN[0], old, refresh=refresh)
+        if make is XOAuth2Auth
+        else OAuthBearerAuth(old, user=LOGIN[0], refresh=refresh)
+    )
+    dial = Dial()
+    with pool_of(postfix, credentials, dial) as pool:
+        assert pool.send(SENDER, [RELAYED], b"x\r\n").all_delivered
+    assert len(refreshed) == 1
+    assert [postfix.commands_of(address)["auth"] for address in dial.addresses] == [(1, 0), (1, 1)]
+
+
 def test_a_pool_does_not_try_a_refused_password_again(postfix: Postfix) -> None:
     """design D12, features:F47: many wrong passwords lock accounts."""
     dial = Dial()
