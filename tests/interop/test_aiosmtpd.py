@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import smtplib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -451,6 +452,40 @@ def test_limits_that_extensions_announce_are_kept(certificates: Certificates, pa
         assert re.search(word, str(refused.value))
         assert connection.usable
     assert judge.ledger.commands == ["EHLO", "QUIT"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("MAIL FROM:<a@lab.test> BY=1", 501),
+        ("MAIL FROM:<a@lab.test> BY=60;R", 250),
+        ("MAIL FROM:<a@lab.test> HOLDFOR=0", 501),
+        ("MAIL FROM:<a@lab.test> HOLDUNTIL=2029-12-31T21:00:00+00:00", 501),
+        ("MAIL FROM:<a@lab.test> MT-PRIORITY=10", 501),
+        ("MAIL FROM:<a@lab.test> REQUIRETLS=YES", 501),
+        ("MAIL FROM:<a@lab.test> RET=FULL RET=FULL", 501),
+        ("MAIL FROM:<a@lab.test> ENVID=a=b", 501),
+        ("MAIL FROM:<a@lab.test> ENVID=a+2b", 501),
+        ("MAIL FROM:<a@lab.test> BODY=9BIT", 501),
+        ("MAIL FROM:<a@lab.test> XFOO=1", 555),
+        ("BDAT", 501),
+        ("BDAT LAST", 501),
+        ("BDAT -1", 501),
+    ],
+)
+def test_the_judge_refuses_what_the_rfcs_do(listener: Judge, command: str, code: int) -> None:
+    with smtplib.SMTP(listener.host, listener.port, timeout=TIMEOUT) as client:
+        client.ehlo()
+        assert client.docmd(command)[0] == code
+
+
+@pytest.mark.parametrize("parameter", ["NOTIFY=NEVER,SUCCESS", "NOTIFY=", "NOTIFY=success", "ORCPT=a@b", "ORCPT=x;a=b"])
+def test_the_judge_refuses_such_recipients_too(listener: Judge, parameter: str) -> None:
+    with smtplib.SMTP(listener.host, listener.port, timeout=TIMEOUT) as client:
+        client.ehlo()
+        assert client.mail(SENDER)[0] == 250
+        assert client.docmd(f"RCPT TO:<a@lab.test> {parameter}")[0] == 501
+        assert client.rcpt(USER)[0] == 250
 
 
 # --- the rest
