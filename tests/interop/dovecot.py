@@ -4,26 +4,34 @@
 |---|---|
 | `port` | LMTP with STARTTLS |
 | `tls_port` | LMTP under implicit TLS |
-| `unix_socket` | LMTP on a Unix socket |
-| `auth_socket` | what Postfix asks for AUTH: PLAIN, LOGIN, SCRAM-SHA-256 |
+| `unix_socket` | LMTP on a Unix socket, with STARTTLS |
+| `auth_socket` | what Postfix asks for AUTH: PLAIN, LOGIN, SCRAM-SHA-256, XOAUTH2, OAUTHBEARER |
 
 `alice@lab.test`, `bob@`, `carol@`, `dave@` take mail; `full@` is over its quota (552 at the end of data), `broken@`
 has a home where nothing can be written (451 at the end of data), everybody else is 550 at RCPT. Mail comes out as it
 went in, headers or not; behind BDAT even without a final CRLF.
 
 `DovecotSubmission` is another Dovecot with nothing but the submission service, which hands each command on to our
-Postfix, so that its mail is found there. It wants AUTH before MAIL.
+Postfix, so that its mail is found there. It wants AUTH before MAIL. It advertises SIZE without a number.
+
+Both know `LOGIN`, `UNICODE_LOGIN`, and `BOSS`, who may name the user of `LOGIN` as his authzid. Bearer tokens are JSON
+Web Tokens, checked here without asking anybody: `bearer_token` makes them.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .daemon import HOST, Daemon, accepts, free_ports, greets
 from .postfix import Postfix
-from .servers import DOMAIN, HOSTNAME, LOGIN, UNICODE_LOGIN, MailServer
+from .servers import BOSS, DOMAIN, HOSTNAME, LOGIN, UNICODE_LOGIN, MailServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,10 +53,20 @@ ssl = yes
 ssl_cert = <{certificate}
 ssl_key = <{key}
 
-auth_mechanisms = plain login scram-sha-256
+auth_mechanisms = plain login scram-sha-256 oauthbearer xoauth2
 auth_username_format = %Ln
 auth_failure_delay = 0
 disable_plaintext_auth = no
+passdb {{
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = {directory}/oauth2.conf
+}}
+passdb {{
+  driver = passwd-file
+  args = {directory}/masters
+  master = yes
+}}
 passdb {{
   driver = passwd-file
   args = {directory}/users
@@ -69,6 +87,13 @@ service stats {{
   }}
 }}
 """
+
+_OAUTH2 = """\
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix={directory}/keys/
+username_attribute = sub
+"""
+_SIGNING_KEY = b"known to who makes the tokens and who checks them"
 
 _LMTP = """\
 protocols = lmtp
@@ -115,6 +140,18 @@ service submission-login {{
 """
 
 
+def bearer_token(user: str = LOGIN[0], *, lifetime: float = 3600.0) -> str:
+    """Return a token for a user, good for so many seconds: a JSON Web Token with HMAC-SHA-256 (RFC 7519)."""
+    now = int(time.time())
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"sub": user, "iat": now - 7200, "exp": int(now + lifetime)}]
+    signed = b".".join(_base64url(json.dumps(part).encode()) for part in parts)
+    return (signed + b"." + _base64url(hmac.digest(_SIGNING_KEY, signed, hashlib.sha256))).decode()
+
+
+def _base64url(octets: bytes) -> bytes:
+    return base64.urlsafe_b64encode(octets).rstrip(b"=")
+
+
 class _PrivateDovecot(MailServer):
     """What both have in common: passwords, TLS, the log."""
 
@@ -128,6 +165,10 @@ class _PrivateDovecot(MailServer):
             key=self.certificates.server_key,
         )
         configuration.write_text(common + services, encoding="ascii")
+        (self.directory / "oauth2.conf").write_text(_OAUTH2.format(directory=self.directory), encoding="ascii")
+        keys = self.directory / "keys" / "default" / "HS256"
+        keys.mkdir(parents=True, exist_ok=True)
+        (keys / "default").write_bytes(base64.b64encode(_SIGNING_KEY))
         return Daemon(["/usr/sbin/dovecot", "-F", "-c", str(configuration)], self.directory / "output")
 
     def _write_users(self, mailboxes: Iterable[str] = ()) -> None:
@@ -144,6 +185,7 @@ class _PrivateDovecot(MailServer):
             "broken::65534:65534::/proc/nonexistent::",
         ]
         (self.directory / "users").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (self.directory / "masters").write_text(f"{BOSS[0]}:{{PLAIN}}{BOSS[1]}::::::\n", encoding="utf-8")
 
     def log(self) -> str:
         log = self.directory / "dovecot.log"
@@ -156,6 +198,7 @@ class Dovecot(_PrivateDovecot):
     name = "Dovecot"
     package = "dovecot-lmtpd"
     trace = (b"Return-Path", b"Delivered-To", b"Received")
+    trace_of_one = frozenset({b"Delivered-To"})
     users = tuple(f"{user}@{DOMAIN}" for user in ("alice", "bob", "carol", "dave"))
     completes_last_chunk = False
     full = f"full@{DOMAIN}"

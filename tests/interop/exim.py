@@ -2,7 +2,7 @@
 
 | port | what it is |
 |---|---|
-| `port` | SMTP with STARTTLS; AUTH PLAIN and LOGIN before and after it |
+| `port` | SMTP with STARTTLS; AUTH PLAIN, LOGIN, XOAUTH2 and OAUTHBEARER before and after it |
 | `tls_port` | the same under implicit TLS |
 | `strict_port` | 421 and EOF after 5 s of silence; 421 at the 3rd MAIL of a connection, which stays open |
 
@@ -13,6 +13,10 @@ Exim's own limits are kept, because clients meet them: 10 commands without mail 
 `user1@lab.test` to `user9@lab.test` and `jörg@lab.test` have mailboxes, everybody else there is 550 at RCPT. Who has
 given a password may send anywhere (it goes nowhere); others get 550 for other domains. Mail comes out as it went in,
 with one exception: headers without an empty line behind them are given one, and a mail without any begins with one.
+`fails@` is accepted and then bounced, `list@` are user1 and user2.
+
+XOAUTH2 and OAUTHBEARER compare their first response, octet for octet, with that of the user of `LOGIN` and `TOKEN`;
+another one is 535 at once, without the challenge that says why. PLAIN takes an authzid from `BOSS`; the log shows it.
 The answer to QUIT takes 0.2 s, because Exim waits that long for the client to close first.
 """
 
@@ -24,10 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .daemon import HOST, Daemon, accepts, free_ports, greets
-from .servers import DOMAIN, HOSTNAME, LOGIN, UNICODE_LOGIN, MailServer
+from .servers import BOSS, DOMAIN, HOSTNAME, LOGIN, UNICODE_LOGIN, MailServer
 
 if TYPE_CHECKING:
     from .certificates import Certificates
+
+TOKEN = "exim.has-no~idea+of/tokens="
+"""The bearer token of the user of `LOGIN`: every character that RFC 6750 2.1 allows besides letters and digits."""
 
 SIZE_LIMIT = 20 * 1024 * 1024
 _USER = "Debian-exim"
@@ -72,7 +79,7 @@ envelope_to_remove = false
 delivery_date_remove = false
 
 domainlist local_domains = {domain}
-localpartlist mailboxes = {mailboxes}
+localpartlist mailboxes = fails : list : {mailboxes}
 acl_smtp_rcpt = check_recipient
 acl_smtp_vrfy = accept
 acl_smtp_expn = accept
@@ -92,6 +99,17 @@ elsewhere:
   driver = redirect
   domains = !+local_domains
   data = :blackhole:
+list:
+  driver = redirect
+  domains = +local_domains
+  local_parts = list
+  data = user1@{domain}, user2@{domain}
+fails:
+  driver = redirect
+  domains = +local_domains
+  local_parts = fails
+  allow_fail
+  data = :fail: this mailbox is closed
 mailbox:
   driver = accept
   domains = +local_domains
@@ -119,19 +137,32 @@ plain:
   public_name = PLAIN
   server_prompts = :
   server_condition = {plain_condition}
-  server_set_id = $auth2
+  server_set_id = ${{if eq{{$auth1}}{{}}{{$auth2}}{{$auth1 by $auth2}}}}
 login:
   driver = plaintext
   public_name = LOGIN
   server_prompts = Username:: : Password::
   server_condition = {login_condition}
   server_set_id = $auth1
+xoauth2:
+  driver = plaintext
+  public_name = XOAUTH2
+  server_prompts = :
+  server_condition = ${{if eq{{$auth1}}{{user={user}\x01auth=Bearer {token}\x01\x01}}}}
+  server_set_id = {user}
+oauthbearer:
+  driver = plaintext
+  public_name = OAUTHBEARER
+  server_prompts = :
+  server_condition = ${{if eq{{$auth1}}{{n,a={user},\x01auth=Bearer {token}\x01\x01}}}}
+  server_set_id = {user}
 """
 
 
 def _condition(user: str, password: str) -> str:
     checks = [
-        f"and{{{{eq{{{user}}}{{{name}}}}}{{eq{{{password}}}{{{secret}}}}}}}" for name, secret in (LOGIN, UNICODE_LOGIN)
+        f"and{{{{eq{{{user}}}{{{name}}}}}{{eq{{{password}}}{{{secret}}}}}}}"
+        for name, secret in (LOGIN, UNICODE_LOGIN, BOSS)
     ]
     return "${if or{" + "".join(f"{{{check}}}" for check in checks) + "}}"
 
@@ -144,6 +175,7 @@ class Exim(MailServer):
     trace = (b"Return-path", b"Envelope-to", b"Delivery-date", b"Received")
     users = tuple(f"user{number}@{DOMAIN}" for number in range(1, 10))
     unicode_user = f"j\u00f6rg@{DOMAIN}"
+    failing = f"fails@{DOMAIN}"
     program = _ROOT / "usr/sbin/exim4"
 
     def __init__(self, certificates: Certificates) -> None:
@@ -178,6 +210,8 @@ class Exim(MailServer):
                 certificate=certificate,
                 key=key,
                 mailboxes=" : ".join(user.partition("@")[0] for user in (*self.users, self.unicode_user)),
+                user=LOGIN[0],
+                token=TOKEN,
                 plain_condition=_condition("$auth2", "$auth3"),
                 login_condition=_condition("$auth1", "$auth2"),
             ),
@@ -193,3 +227,11 @@ class Exim(MailServer):
     def log(self) -> str:
         logs = [self.directory / "log" / f"{name}log" for name in ("main", "reject", "panic")]
         return "".join(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.exists())
+
+    def is_done_with(self, queue_id: str) -> bool:
+        """Whether a mail has left the queue: delivered or bounced, and every notification about it has been sent."""
+        return f" {queue_id} Completed" in self.log()
+
+    def reports_about(self, queue_id: str) -> int:
+        """Return how many notifications about a mail have been written; final once `is_done_with` it."""
+        return self.log().count(f" <= <> R={queue_id} ")

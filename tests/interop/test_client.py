@@ -9,50 +9,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from smtpconn import (
-    AuthenticationError,
-    CertificateError,
     Delivery,
-    LoginAuth,
     MailParams,
-    Notify,
-    PasswordAuth,
     PermanentReplyError,
-    PlainAuth,
-    RcptParams,
-    Recipient,
     RecipientsRefusedError,
-    ScramAuth,
     ServiceUnavailableError,
     SmtpConnection,
-    TlsConfig,
     TlsMode,
     TransientReplyError,
 )
 
+from .clients import SENDER, TIMEOUT, connect
 from .corpus import CORPUS, OURS, Sample, assert_same_octets
 from .dovecot import Dovecot
-from .exim import Exim
 from .postfix import Postfix
-from .servers import LOGIN, UNICODE_LOGIN, UNKNOWN, MailServer
+from .servers import UNKNOWN, MailServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.interop
-
-TIMEOUT = 20.0
-SENDER = "sender@elsewhere.test"
-
-
-def connect(
-    server: MailServer, tls_mode: TlsMode = TlsMode.NONE, port: int | None = None, **options: object
-) -> SmtpConnection:
-    """A connection by the protocol that the server speaks."""
-    trust = TlsConfig(trust=Path(server.ca_path), server_name=server.tls_name)
-    tls_config = None if tls_mode is TlsMode.NONE else trust
-    opening = SmtpConnection.connect_lmtp if isinstance(server, Dovecot) else SmtpConnection.connect
-    where = port or (server.tls_port if tls_mode is TlsMode.IMPLICIT else server.port)
-    return opening(server.host, where, tls_mode, timeout=TIMEOUT, tls_config=tls_config, **options)  # type: ignore[arg-type]  # one signature of two
 
 
 @pytest.fixture(scope="module")
@@ -130,38 +106,6 @@ def test_a_stream_arrives_as_bytes_do(
     )
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["DATA", "BDAT"])
-@pytest.mark.parametrize("place", ["tcp", "unix"])
-def test_lmtp_says_what_became_of_each_recipient(dovecot: Dovecot, place: str, chunked: bool, message_id: str) -> None:
-    """Issue A: one recipient accepted, one unknown, one over quota, in one transaction (features:E82, F72, F73)."""
-    if place == "unix":
-        connection = SmtpConnection.connect_lmtp(unix_socket=dovecot.unix_socket, timeout=TIMEOUT)
-    else:
-        connection = connect(dovecot)
-    with connection:
-        send = connection.send_lmtp_bdat if chunked else connection.send_lmtp
-        body = b"Message-ID: " + message_id.encode() + b"\r\n\r\nhello\r\n"
-        result = send(SENDER, [dovecot.users[0], UNKNOWN, dovecot.full], body, timeout=TIMEOUT)
-        assert [entry.delivery for entry in result.recipients] == [
-            Delivery.DELIVERED,
-            Delivery.NOT_DELIVERED,
-            Delivery.NOT_DELIVERED,
-        ]
-        assert [entry.reply and entry.reply.code for entry in result.recipients] == [250, 550, 552]
-        assert [entry.stage for entry in result.recipients] == ["end of data", "RCPT", "end of data"]
-        assert connection.usable
-        with pytest.raises(RecipientsRefusedError) as refused:
-            result.raise_for_refused()
-        assert refused.value.delivery is Delivery.DELIVERED
-    assert dovecot.wait_for_mail(dovecot.users[0], message_id)
-
-
-def test_lmtp_a_temporary_failure_is_temporary(dovecot: Dovecot) -> None:
-    with connect(dovecot) as connection:
-        result = connection.send_lmtp(SENDER, [dovecot.broken, dovecot.users[0]], b"x\r\n", timeout=TIMEOUT)
-    assert [entry.permanent for entry in result.recipients] == [False, None]
-
-
 @pytest.mark.parametrize("port", ["port", "lockstep_port"])
 def test_one_refused_recipient_does_not_hold_back_the_others(postfix: Postfix, port: str, message_id: str) -> None:
     """features:F54, F55, pipelined and in lock-step."""
@@ -204,70 +148,6 @@ def test_tls_verifies_and_a_mail_goes_through(mail_server: MailServer, tls_mode:
     assert mail_server.wait_for_mail(mail_server.users[0], message_id)
 
 
-@pytest.mark.parametrize("tls_mode", [TlsMode.IMPLICIT, TlsMode.STARTTLS])
-@pytest.mark.parametrize("fault", ["untrusted", "wrong name"])
-def test_a_certificate_that_does_not_verify_ends_it(mail_server: MailServer, tls_mode: TlsMode, fault: str) -> None:
-    """features:E28."""
-    trust = mail_server.certificates.other_ca_path if fault == "untrusted" else mail_server.ca_path
-    name = "wrong.lab.test" if fault == "wrong name" else mail_server.tls_name
-    opening = SmtpConnection.connect_lmtp if isinstance(mail_server, Dovecot) else SmtpConnection.connect
-    port = mail_server.tls_port if tls_mode is TlsMode.IMPLICIT else mail_server.port
-    config = TlsConfig(trust=Path(trust), server_name=name)
-    with pytest.raises(CertificateError) as refused:
-        opening(mail_server.host, port, tls_mode, timeout=TIMEOUT, tls_config=config)
-    assert refused.value.permanent
-    assert refused.value.stage == "tls"
-
-
-@pytest.mark.parametrize("make", [PasswordAuth, PlainAuth, LoginAuth, ScramAuth])
-@pytest.mark.parametrize("login", [LOGIN, UNICODE_LOGIN], ids=["ascii", "unicode"])
-def test_auth_on_postfix(postfix: Postfix, make: type[PasswordAuth], login: tuple[str, str]) -> None:
-    """features:F38-F43, E38."""
-    with connect(postfix, TlsMode.STARTTLS, credentials=make(*login)) as connection:
-        assert connection.is_authenticated
-        assert connection.send(SENDER, [postfix.users[0]], b"x\r\n", timeout=TIMEOUT).all_delivered
-
-
-@pytest.mark.parametrize("make", [PasswordAuth, PlainAuth, LoginAuth])
-def test_auth_on_exim(exim: Exim, make: type[PasswordAuth]) -> None:
-    with connect(exim, TlsMode.STARTTLS, credentials=make(*LOGIN)) as connection:
-        assert connection.is_authenticated
-
-
-def test_a_refused_password_is_an_authentication_error_and_the_caller_may_try_another(postfix: Postfix) -> None:
-    """features:F47, E35."""
-    with connect(postfix, TlsMode.STARTTLS) as connection:
-        with pytest.raises(AuthenticationError) as refused:
-            connection.auth_plain(LOGIN[0], "wrong", timeout=TIMEOUT)
-        assert refused.value.permanent
-        assert connection.usable
-        connection.auth_plain(*LOGIN, timeout=TIMEOUT)
-        assert connection.is_authenticated
-
-
-def test_dsn_parameters_come_back_in_the_delivery_notification(postfix: Postfix) -> None:
-    """features:MP4, MP5, MP13, MP14: Postfix reports the delivery to the sender and quotes ENVID and ORCPT."""
-    sender, user = postfix.users[4], postfix.users[3]
-    params = MailParams(ret="HDRS", envid="QQ+314159")
-    wanted = RcptParams(notify=Notify.SUCCESS, orcpt="rfc822;orig+1@elsewhere.test")
-    before = len(postfix.mailbox(sender))
-    with connect(postfix) as connection:
-        result = connection.send(
-            sender, [Recipient(user, wanted)], b"Subject: x\r\n\r\nx\r\n", timeout=TIMEOUT, params=params
-        )
-    assert result.all_delivered
-    notifications = b"".join(postfix.wait_for_mails(sender, before + 1))
-    assert b"Original-Envelope-Id: QQ+314159" in notifications
-    assert b"Original-Recipient: rfc822;orig+1@elsewhere.test" in notifications
-
-
-def test_smtputf8_addresses(postfix: Postfix, message_id: str) -> None:
-    """features:F65, E70."""
-    body = b"Message-ID: " + message_id.encode() + b"\r\n\r\nhello\r\n"
-    with connect(postfix) as connection:
-        assert connection.send("grüße@elsewhere.test", [postfix.unicode_user], body, timeout=TIMEOUT).all_delivered
-
-
 @pytest.mark.parametrize(
     ("address", "stage", "code"),
     [
@@ -293,23 +173,6 @@ def test_refusals_at_every_stage(postfix: Postfix, address: str, stage: str, cod
         assert refused.value.retry_safe
         assert connection.is_shutting_down is (code == 421)
         assert connection.usable is (code != 421)
-
-
-def test_vrfy_expn_help_and_noop_give_what_the_servers_say(postfix: Postfix, exim: Exim, dovecot: Dovecot) -> None:
-    """features:F87-F89, servers 3."""
-    with connect(postfix) as connection:
-        assert connection.vrfy(postfix.users[0], timeout=TIMEOUT).code == 252
-        assert connection.vrfy(UNKNOWN, timeout=TIMEOUT).code == 550
-        assert connection.expn("list", timeout=TIMEOUT).code in (500, 502)
-        connection.noop(timeout=TIMEOUT)
-        connection.reset(timeout=TIMEOUT)
-        connection.rehlo(timeout=TIMEOUT)
-        assert connection.quit(timeout=TIMEOUT)
-    with connect(exim) as connection:
-        assert connection.vrfy(exim.users[0], timeout=TIMEOUT).code == 250
-        assert connection.help(timeout=TIMEOUT).code == 214
-    with connect(dovecot) as connection:
-        assert connection.vrfy("alice", timeout=TIMEOUT).code == 252
 
 
 def test_send_message_serialises_what_the_server_can_take(mail_server: MailServer, message_id: str) -> None:
