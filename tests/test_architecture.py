@@ -47,7 +47,7 @@ FLOORS: list[set[str]] = [
     {"pooling.lease"},
     {"pooling.batch"},
     {"pool"},
-    {"contrib.fanout", "contrib.logs", "contrib.prometheus"},
+    {"contrib.fanout", "contrib.logs", "contrib.prometheus", "contrib.opentelemetry"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
