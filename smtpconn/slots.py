@@ -291,6 +291,8 @@ class Slots(Upkeep):
         self._unsettled = True
         if claim.slot is slot:
             claim.slot = None
+        if claim.granted and claim.slot is None:
+            self._conclude(claim)  # not later: between here and `end` it would be in no count
         self._vacate(slot, now)
         self._unsettled = False
 
@@ -340,11 +342,13 @@ class Slots(Upkeep):
 
     def _end(self, claim: Claim) -> None:
         if claim.watch is not None:
-            if claim.granted:
-                self.acquired += 1
-                self.reused += claim.reused
-            self._settle(claim)
+            self._conclude(claim)
             claim.watch = None
+
+    def _conclude(self, claim: Claim) -> None:
+        self._settle(claim)
+        if claim.granted:
+            claim.granted, self.acquired, self.reused = False, self.acquired + 1, self.reused + claim.reused
 
     def doomed(self, claim: Claim) -> list[Slot]:
         """The slots that the claim has to close: close their connections, then `vacate` them."""

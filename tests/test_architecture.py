@@ -51,12 +51,13 @@ FLOORS: list[set[str]] = [
     {"pooling.lease"},
     {"pooling.batch"},
     {"pool"},
+    {"contrib.fanout", "contrib.logs", "contrib.prometheus", "contrib.opentelemetry"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip
 
 # Modules that know nothing of the library: they judge it, or only point into it.
-APART = {"", "protocol", "pooling", "testing"}
+APART = {"", "protocol", "pooling", "testing", "contrib"}
 
 CORE_FORBIDDEN = {
     "socket", "ssl", "select", "selectors", "threading", "time", "logging", "asyncio", "email", "dns", "cryptography",

@@ -9,6 +9,7 @@ most; no worker outlives the batch.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import queue
 import threading
@@ -259,11 +260,15 @@ class _Worker(threading.Thread):
     def __init__(self, batch: Batch, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._batch = batch
+        self._context = contextvars.copy_context()  # the caller's: a new thread would begin with an empty one
         self.claim: Claim | None = None
         self.connection: PooledConnection | None = None
 
     def run(self) -> None:
         """Job after job."""
+        self._context.run(self._work)
+
+    def _work(self) -> None:
         batch = self._batch
         while (job := batch.next_job()) is not None:
             index, mail = job

@@ -68,7 +68,9 @@ class AcquireFailed(PoolEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Returned(PoolEvent):
-    """A lease has ended."""
+    """A lease has ended, `seconds` after its connection was taken or opened."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

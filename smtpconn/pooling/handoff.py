@@ -274,6 +274,8 @@ class Handoff:
                 if slot.state is OPENING and slot.connection is None:
                     self._vacate(slot, now)
                     continue
+                if slot.state is LEASED:
+                    self.acquired, self.reused = self.acquired + 1, self.reused + (slot.uses > 0)
                 slot.reason = "leaked"
                 slot.culprit = watch
                 slot.state = CLOSING

@@ -60,11 +60,13 @@ class EndpointStats:
 class PoolStats:
     """What a pool has now and has done so far. Times are in seconds.
 
-    `leased` includes connections that are being checked or handed over; `limit` is how many connections the endpoints
-    are believed to take; `retired` counts closed connections by reason. `opened` is the sum of `retired` and what is
-    live.
+    `name` is the pool's; `closed`: it is closed, or about to be. `leased` includes connections that are being checked
+    or handed over; `limit` is how many connections the endpoints are believed to take; `retired` counts closed ones by
+    reason. `opened` is the sum of `retired` and what is live.
     """
 
+    name: str
+    closed: bool
     max_size: int
     min_size: int
     limit: int
@@ -131,13 +133,14 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
     """The picture. Caller holds the lock."""
     rooms = slots.each()
     counters = dict.fromkeys(_COUNTERS, 0.0) | slots.counters
-    current = [slot for slot in rooms if slot.state is LEASED and _is_lease(slot)]
-    live_mails = sum(slot.connection.mails for slot in rooms if slot.opened and slot.connection is not None)
+    acquired, reused = _current(rooms)
     limits = [health.limit for health in endpoints.healths if health.limit is not None]
     unlimited = len(limits) < len(endpoints.healths)
     numbers: dict[str, Any] = {name: value if name in _SECONDS else int(value) for name, value in counters.items()}
-    numbers["messages"] += live_mails
+    numbers["messages"] += sum(_mails(slot) for slot in rooms if slot.opened)
     return PoolStats(
+        name=settings.name,
+        closed=slots.closed,
         max_size=slots.size,
         min_size=min_size,
         limit=slots.size if unlimited else min(slots.size, sum(limits)),
@@ -160,8 +163,8 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
             for health in endpoints.healths
         ),
         breaker=None if endpoints.refusal is None else max(0.0, endpoints.refused_until - now),
-        acquired=slots.acquired + len(current),
-        reused=slots.reused + sum(1 for slot in current if slot.uses),
+        acquired=slots.acquired + acquired,
+        reused=slots.reused + reused,
         retired=MappingProxyType({reason: slots.retired.get(reason, 0) for reason in RETIRED}),
         **numbers,
     )
@@ -172,9 +175,27 @@ def smallest(*limits: int | None) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _is_lease(slot: Slot) -> bool:
-    claim = slot.watch() if slot.watch is not None else None
-    return claim is not None and claim.granted
+def _current(rooms: list[Slot]) -> tuple[int, int]:
+    """Leases that have not been counted yet, and how many of them are on a reused connection.
+
+    A lease is one until its slot is free, also while its connection is closed or replaced; a dropped one, whose claim
+    is gone, until somebody has found it.
+    """
+    leases: dict[object, bool] = {}
+    for slot in rooms:
+        watch = slot.watch
+        claim = watch() if watch is not None else None
+        if claim is not None and claim.granted:
+            leases[claim] = claim.reused
+        elif claim is None and watch is not None and slot.state is LEASED:
+            leases[watch] = slot.uses > 0
+    return len(leases), sum(leases.values())
+
+
+def _mails(slot: Slot) -> int:
+    """MAILs written on the connection of a slot: its owner takes it out without the lock, so one look at it."""
+    connection = slot.connection
+    return slot.mails if connection is None else int(connection.mails)
 
 
 def _count(rooms: list[Slot], state: object) -> int:

@@ -230,7 +230,8 @@ class Supply:
             return
         connection: PooledConnection = slot.connection
         if self.voice.hook is not None:
-            self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name)
+            held = self.clock() - slot.since
+            self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name, seconds=held)
         reason = self._checks.fate(slot, connection)
         if reason is None:
             if connection.mails != slot.mails:

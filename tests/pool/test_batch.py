@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import threading
 import time
@@ -131,6 +132,23 @@ def test_SM2_concurrency_1_runs_in_the_consumers_thread(pool: ConnectionPool, se
     list(pool.send_many([mail() for _ in range(5)], concurrency=1))
     assert threads == {threading.current_thread()}
     assert len(server.connections) == 1
+
+
+def test_workers_have_the_context_variables_of_their_caller(pool: ConnectionPool, server: FakeServer) -> None:
+    """For what hangs on them in the code of the application: its logs, its traces, its bodies."""
+    request = contextvars.ContextVar("request", default="none")
+    seen: list[tuple[str, bool]] = []
+
+    def note(connection: FakeConnection) -> None:
+        seen.append((request.get(), threading.current_thread() is threading.main_thread()))
+        request.set("the worker's own")
+
+    server.next_act = lambda: note  # type: ignore[method-assign]  # every mail
+    token = request.set("42")
+    list(pool.send_many([mail()], concurrency=2))
+    request.reset(token)
+    assert seen == [("42", False)]
+    assert request.get() == "none"
 
 
 def test_SM2_workers_are_daemons_named_after_the_pool_and_never_more_than_the_pool_takes(
