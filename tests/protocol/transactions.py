@@ -6,6 +6,7 @@ feeds replies through the session's parser, so that what stands behind the last 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,7 @@ def converse(
     attempt = Attempt(Outgoing(mail, session, policy), session)
     talk = Talk(attempt)
     flow = attempt.flow(level)
-    script = list(replies)
+    script = deque(replies)
     answered = True
     ledger, parser = session.ledger, session.parser
     try:
@@ -124,7 +125,7 @@ def converse(
                     flow.close()
                     raise OutOfRepliesError(ledger.owed[0].kind.stage)
                 head = ledger.owed[0]
-                parser.feed(said(script.pop(0)))
+                parser.feed(said(script.popleft()))
                 if not script and len(ledger.owed) == 1:
                     parser.feed(surplus)
                 reply = parser.next_reply()
