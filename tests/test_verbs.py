@@ -43,15 +43,31 @@ from smtpconn import (
     SmtpTimeoutError,
     Timeouts,
     TlsConfig,
+    TlsInfo,
     TlsMode,
     TransientReplyError,
     UsageError,
     XOAuth2Auth,
 )
 from smtpconn.deadline import Budget
-from smtpconn.testing import EOF, RESET, SILENCE, LoopbackServer, ScriptedTransport, TestAuthority, Wait
+from smtpconn.protocol.session import Session
+from smtpconn.testing import EOF, RESET, SILENCE, TLS, LoopbackServer, ScriptedTransport, TestAuthority, Wait
 
-from .test_feature_rows import BODY, BYE, GO, GREETING, OK, RECIPIENTS, SENDER, after_hello, audited, hello, names, over
+from .test_feature_rows import (
+    BODY,
+    BYE,
+    GO,
+    GREETING,
+    OK,
+    RECIPIENTS,
+    SENDER,
+    SENT,
+    after_hello,
+    audited,
+    hello,
+    names,
+    over,
+)
 
 ONE = RECIPIENTS[:1]
 EVERYTHING = (
@@ -1051,3 +1067,87 @@ def _ask(connection: SmtpConnection, met: list[SmtpError]) -> None:
         connection.noop(timeout=5)
     except SmtpError as error:
         met.append(error)
+
+
+# --- the table of states ----------------------------------------------------------------------------------------------
+
+S = SessionState
+MOVES: dict[SessionState, set[SessionState]] = {
+    S.GREETING: {S.EHLO, S.QUIT, S.CLOSED},
+    S.EHLO: {S.AUTHENTICATION, S.MAIL_FROM, S.QUIT, S.CLOSED},
+    S.AUTHENTICATION: {S.STARTTLS, S.MAIL_FROM, S.RCPT_TO, S.EHLO, S.QUIT, S.CLOSED},
+    S.STARTTLS: {S.EHLO, S.CLOSED},
+    S.MAIL_FROM: {S.RCPT_TO, S.EHLO, S.QUIT, S.CLOSED},
+    S.RCPT_TO: {S.DATA, S.MAIL_FROM, S.CLOSED},  # a caller cannot say QUIT in a transaction
+    S.DATA: {S.MAIL_FROM, S.CLOSED},
+    S.QUIT: {S.CLOSED},
+    S.CLOSED: set(),
+}
+
+
+def failing_body() -> Iterator[bytes]:
+    yield b"x\r\n"
+    raise OSError("source")
+
+
+def broken_bdat(connection: SmtpConnection) -> None:
+    connection.send_bdat(SENDER, ONE, failing_body(), timeout=5)
+
+
+SESSIONS: list[tuple[TlsMode, list[Any], list[Verb]]] = [
+    (TlsMode.NONE, [b"554 no\r\n", BYE], []),
+    (TlsMode.NONE, [EOF], []),
+    (TlsMode.NONE, [GREETING, b"554 no\r\n", BYE], []),
+    (TlsMode.NONE, [GREETING, b"x\r\n"], []),
+    (TlsMode.NONE, [GREETING, hello(), BYE], [lambda c: c.quit(timeout=5)]),
+    (TlsMode.NONE, [GREETING, hello()], []),
+    (TlsMode.STARTTLS, [GREETING, hello("STARTTLS"), b"220 go\r\n", TLS, hello(), BYE], [lambda c: c.quit(timeout=5)]),
+    (TlsMode.STARTTLS, [GREETING, hello("STARTTLS"), b"220 go\r\nX"], []),
+    (TlsMode.NONE, [GREETING, hello("AUTH PLAIN"), b"235 ok\r\n", hello(), BYE],
+     [VERBS["auth_plain"], VERBS["rehlo"], lambda c: c.quit(timeout=5)]),
+    (TlsMode.NONE, [GREETING, hello(), hello()], [VERBS["rehlo"]]),
+    (TlsMode.NONE, [GREETING, hello("PIPELINING"), SENT, OK, SENT, OK], [VERBS["send"], VERBS["send"]]),
+    (TlsMode.NONE, [GREETING, hello(), b"550 no\r\n", OK, OK, b"550 no\r\n"], [VERBS["send"], VERBS["send"]]),
+    (TlsMode.NONE, [GREETING, hello(), OK, OK, b"451 no\r\n"], [VERBS["send"]]),
+    (TlsMode.NONE, [GREETING, hello(), OK, EOF], [VERBS["send"]]),
+    (TlsMode.NONE, [GREETING, hello(), OK, OK, GO, EOF], [VERBS["send"]]),
+    (TlsMode.NONE, [GREETING, hello(), OK, OK, GO, b"552 no\r\n"], [VERBS["send"]]),
+    (TlsMode.NONE, [GREETING, hello("CHUNKING"), OK, OK, OK, OK, OK], [broken_bdat, VERBS["noop"]]),
+    (TlsMode.NONE, [GREETING, hello("CHUNKING"), OK, OK, OK], [VERBS["send_bdat"]]),
+]  # fmt: skip
+
+
+def test_F97_E103_the_state_moves_as_the_table_says_and_every_move_of_it_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: set[tuple[SessionState, SessionState]] = set()
+
+    class Recording(Session):
+        _state = SessionState.GREETING
+
+        @property
+        def state(self) -> SessionState:
+            return self._state
+
+        @state.setter
+        def state(self, state: SessionState) -> None:
+            if state is not self._state:
+                seen.add((self._state, state))
+            self._state = state
+
+    monkeypatch.setattr("smtpconn.conversation.Session", Recording)
+    for mode, said, verbs in SESSIONS:
+        transport = ScriptedTransport(said, when_dry="eof", tls=TlsInfo("TLSv1.3", "x", "mx.example.com", b""))
+        config = TlsConfig(server_name="mx.example.com") if mode is TlsMode.STARTTLS else None
+        with contextlib.suppress(SmtpError, OSError):
+            connection = SmtpConnection.from_transport(
+                transport, tls_mode=mode, tls_config=config, timeout=5, ehlo_domain="client.test",
+                allow_plaintext_auth=True,
+            )  # fmt: skip
+            for verb in verbs:
+                with contextlib.suppress(SmtpError, OSError):
+                    verb(connection)
+            connection.close()
+            assert connection.state is SessionState.CLOSED
+        assert transport.closed
+    assert seen == {(start, end) for start, ends in MOVES.items() for end in ends}

@@ -40,6 +40,7 @@ def reach(talk: Talk, stage: str) -> None:
 @pytest.mark.parametrize("stage", TO_STAGE)
 @pytest.mark.parametrize("kind", ["EOF", "EOF-ragged", "RST", "421", "cut-reply", "cut-reply-RST"])
 def test_a_fault_that_ends_the_connection(serve: Serve, dial: Dial, stage: str, kind: str) -> None:
+    """features:F118: faults on demand, at every stage."""
     server = serve()
     rule = server.fault(stage, kind)
     talk = dial(server, hello=False)

@@ -126,6 +126,7 @@ class TestMarkers:
          "PT5-factory", "PT8-421", "PT8-closest"],
 )  # fmt: skip
 def test_a_user_s_test_passes(user: pytest.Pytester, test: str) -> None:
+    """features:F118: the fixtures, as a stranger uses them."""
     run(user, test)
 
 

@@ -145,6 +145,7 @@ def test_a_read_without_anything_to_come(when_dry: Any, expected: type[Exception
 
 
 def test_writes_may_be_short() -> None:
+    """features:F118: each write is kept."""
     transport = ScriptedTransport([GREETING], max_send=3)
     assert transport.send(b"EHLO\r\n", 1) == 3
     assert transport.send(memoryview(b"O\r\n"), 1) == 3
@@ -170,6 +171,7 @@ def test_so_many_octets_are_taken_and_no_more(then: Any) -> None:
 
 
 def test_tls_gives_a_new_transport_and_kills_the_old_one() -> None:
+    """features:F118."""
     info = object()
     old = ScriptedTransport([GREETING, b"220 go\r\n", TLS, OK], tls=info)
     old.recv(100, 1)
@@ -194,6 +196,7 @@ def test_tls_gives_a_new_transport_and_kills_the_old_one() -> None:
 
 
 def test_tls_fails_as_told() -> None:
+    """features:F118."""
     error = OSError("no")
     transport = ScriptedTransport([GREETING], start_tls_error=error)
     transport.recv(100, 1)

@@ -55,6 +55,7 @@ def test_a_session_remembers_its_dialogue_PT11(serve: Serve, dial: Dial) -> None
 
 
 def test_the_default_extensions_are_those_of_PT1(serve: Serve, dial: Dial) -> None:
+    """features:F118: PIPELINING, CHUNKING and DSN among them."""
     server = serve()
     talk = dial(server, hello=False)
     lines = talk.hello().split("\n")
@@ -261,6 +262,7 @@ def test_replies_to_a_flight_leave_together(serve: Serve, dial: Dial) -> None:
 
 @pytest.mark.parametrize("delivery", ["coalesced", "whole", "line", "octet"])
 def test_replies_arrive_complete_in_every_delivery(serve: Serve, delivery: str) -> None:
+    """features:F118, SY30."""
     server = serve(delivery=delivery)
     with smtplib.SMTP(server.host, server.port) as client:
         client.sendmail("a@x.test", ["b@x.test", "c@x.test"], CONTENT)
