@@ -63,7 +63,6 @@ NOT_YET: dict[str, str] = {
     "F117": "no one-shot send",
     "L13": "no one-shot send",
     "E204": "no one-shot send",
-    "BS8": "PREFETCH and BURST are tested under the ids of the list on pipelining, and not all of it",
     "BS22": "send_many is tested under the ids of the pool's own list; no progress there",
     "BS23": "no integration but the command line",
 }

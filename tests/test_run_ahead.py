@@ -92,6 +92,8 @@ def smtp() -> Iterator[LoopbackServer]:
 @pytest.mark.parametrize("count", [1, 2, 10])
 @pytest.mark.parametrize("how", ["DATA", "DATA to 50", "BINARYMIME", "mixed"])
 def test_PL6_RT11_prefetch_costs_one_flight_a_mail_and_one_more(server: LoopbackServer, count: int, how: str) -> None:
+    """features:BS8."""
+
     def one(number: int) -> Mail:
         if how == "BINARYMIME" or (how == "mixed" and number % 2):
             return mail(number, chunking=True, params=MailParams(body="BINARYMIME"))
@@ -135,6 +137,7 @@ def test_PL7_refused_mails_never_add_a_flight(smtp: LoopbackServer, quirks: tupl
     ("count", "size", "flights"), [(1, 1_024, 1), (64, 1_024, 2), (64, 10_240, 3)], ids=["one", "1 KiB", "10 KiB"]
 )
 def test_PL8_RT12_a_burst_is_one_flight(server: LoopbackServer, count: int, size: int, flights: int) -> None:
+    """features:BS8."""
     mails = [mail(number, size=size) for number in range(count)]
     outcomes, seen = sent(server, BURST, mails, lmtp=server.protocol == "lmtp")
     assert [outcome.delivery for outcome in outcomes] == [DL] * count
