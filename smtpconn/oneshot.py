@@ -124,9 +124,10 @@ def send_once(
     """Connect, authenticate if there are `credentials`, send the mail and say QUIT, all of it within `timeout`.
 
     `timeout`: seconds, or a `Timeouts`. `transport`: a connected one in place of a connection of ours; for
-    `TlsMode.IMPLICIT` it is past its handshake. Nothing stays open, whatever happens. Raises what `SmtpConnection`
-    raises: an `SmtpError` or TypeError, of which `failure_of` tells the kind. Over LMTP a refused recipient is part of
-    the outcome.
+    `TlsMode.IMPLICIT` it is past its handshake. Whatever happens, nothing stays open, but for a transport of a call
+    that was refused for its arguments. Raises what `SmtpConnection` raises: an `SmtpError` or TypeError, of which
+    `failure_of` tells the kind. Over LMTP, and over SMTP where others were accepted, a refused recipient is part of the
+    outcome.
     """
     credentials = concealed(credentials)
     if not isinstance(config, SendConfig):

@@ -56,11 +56,7 @@ LOOK_ALIKES = {
 }
 
 NOT_YET: dict[str, str] = {
-    "SY0.5": "the tables run on CPython and in Pyodide, not in a component",
-    "SY9": "the core has run on CPython and in Pyodide, not in a component",
     "SY20": "no one suite runs over every transport",
-    "SY27": "no WASI component is built",
-    "SY29": "no one-shot send",
     "SY31": "the pages and the SECURITY file are not written",
     "F43b": "nothing asserts that a proof computed too late is not written",
     "F119": "the page is not written",
