@@ -23,6 +23,7 @@ from smtpconn.protocol.sasl import Credentials, PasswordAuth, Secret
 from smtpconn.protocol.session import ProtocolName
 from smtpconn.resolve import SocketAddress
 from smtpconn.tls import TlsConfig, TlsMode
+from smtpconn.tls_context import require_ssl
 from smtpconn.transport import SocketTransport
 
 Dial = Callable[[str, int, "float | None"], socket.socket]
@@ -211,6 +212,8 @@ def transports(opening: Opening, endpoint: Endpoint, budget: Budget, failures: l
     What went wrong at an address is appended to `failures`, where the caller appends his own. When all were tried,
     raises the last `ConnectError` (or `SmtpTimeoutError`), which names them.
     """
+    if opening.tls_mode is not TlsMode.NONE:
+        require_ssl()  # before a server is bothered
     deadline = budget.phase("connect")
     if opening.dial is not None and endpoint.host is not None:
         yield _dialled(opening.dial, endpoint, deadline)

@@ -20,7 +20,8 @@ if HAVE_SSL:
 _T = TypeVar("_T")
 
 _LONGEST_POLL = 2_000_000_000  # milliseconds that poll() surely takes
-READ, WRITE = 1, 4  # POLLIN and POLLOUT, also where there is no poll
+# The numbers are not the same everywhere: in WASI's C library POLLOUT is 2. Where there is no poll any two will do.
+READ, WRITE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 
 
 def moment(timeout: float | None) -> float | None:

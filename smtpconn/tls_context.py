@@ -50,8 +50,7 @@ def ssl_context(config: TlsConfig) -> ssl.SSLContext:
         TlsError: no `ssl` in this interpreter, no trust roots on this system, or a file that cannot be read.
         InvalidInputError: a file without certificates, or a context that was given and no longer verifies.
     """
-    if not HAVE_SSL:
-        raise TlsError("TLS needs the module ssl, which this Python does not have", permanent=True)
+    require_ssl()
     if config.context is not None:
         check_given(config.context)
         return config.context
@@ -72,6 +71,12 @@ def ssl_context(config: TlsConfig) -> ssl.SSLContext:
         while len(_contexts) > _CONTEXTS_KEPT:
             _contexts.popitem(last=False)
     return context
+
+
+def require_ssl() -> None:
+    """Raise `TlsError` where this interpreter cannot do TLS itself: a component, or one that was built without it."""
+    if not HAVE_SSL:
+        raise TlsError("TLS needs the module ssl, which this Python does not have", permanent=True)
 
 
 def _renew_lock() -> None:

@@ -56,13 +56,6 @@ LOOK_ALIKES = {
 }
 
 NOT_YET: dict[str, str] = {
-    "SY0.5": "the tables run on CPython and in Pyodide, not in a component",
-    "SY9": "the core has run on CPython and in Pyodide, not in a component",
-    "SY27": "no WASI component is built",
-    "SY29": "no one-shot send",
-    "F117": "no one-shot send",
-    "L13": "no one-shot send",
-    "E204": "no one-shot send",
     "BS22": "send_many is tested under the ids of the pool's own list; no progress there",
     "BS23": "no integration but the command line",
 }

@@ -39,6 +39,7 @@ FLOORS: list[set[str]] = [
     {"sending"},
     {"chain"},
     {"connection"},
+    {"oneshot"},
     {"pooling.claims", "pooling.events", "pooling.process"},
     {"pooling.handoff", "pooling.endpoints", "pooling.settings", "pooling.announcer"},
     {"pooling.upkeep"},
@@ -239,7 +240,7 @@ def test_the_core_runs_where_the_forbidden_modules_do_not_exist(module: str) -> 
 
 def test_the_shell_imports_without_ssl_dnspython_and_cryptography() -> None:
     """D1, features:SY0.3, E203: `SmtpConnection` works over plain TCP where they are missing."""
-    _run_without({"ssl", "_ssl", "dns", "cryptography", "certifi"}, "smtpconn.connection")
+    _run_without({"ssl", "_ssl", "dns", "cryptography", "certifi"}, "smtpconn.connection, smtpconn.oneshot")
 
 
 LARGE = {  # modules above 420 lines, each with its reason

@@ -929,3 +929,34 @@ def test_D1_everything_imports_without_ssl_and_plain_tcp_works(tmp_path: Path) -
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "plain TCP works\n", "")
+
+
+def test_SY0_3_without_ssl_no_server_is_bothered_with_a_connection_that_cannot_be(tmp_path: Path) -> None:
+    script = """
+        import sys
+        for name in ("ssl", "_ssl", "cryptography", "dns", "certifi"):
+            sys.modules[name] = None
+        import socket
+        from smtpconn.connection import SmtpConnection
+        from smtpconn.protocol.errors import TlsError
+        from smtpconn.tls import TlsMode
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.settimeout(0)
+        for mode in (TlsMode.IMPLICIT, TlsMode.STARTTLS):
+            try:
+                SmtpConnection.connect("127.0.0.1", listener.getsockname()[1], mode, timeout=5)
+            except TlsError as error:
+                assert "module ssl" in str(error), error
+                assert error.permanent
+            else:
+                raise SystemExit("TLS without ssl")
+        try:
+            listener.accept()
+        except BlockingIOError:
+            print("nobody came")
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout == "nobody came\n", done.stderr
