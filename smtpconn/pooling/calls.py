@@ -66,6 +66,8 @@ class Calls:
         budget, until = self.budget(timeout)
         if claim is None:
             claim = supply.claim()
+        if mail is not None and mail.recipients is not None:
+            claim.recipients = mail.recipients
         connection = None
         try:
             connection = supply.acquire(claim, until, budget.phases)

@@ -6,6 +6,7 @@ Knows the free check, the budget of NOOPs and the closing signals. Opens and clo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.pooling import events
@@ -16,7 +17,11 @@ from smtpconn.pooling.settings import NONMAIL_BUDGET, NOOP_BUDGET
 from smtpconn.pooling.stats import smallest
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import SmtpError
+from smtpconn.protocol.mail import Recipient, domains_of
 from smtpconn.protocol.reply import Reply
+
+_NO_NOOP = frozenset({500, 502, 504})
+_NOOPS_REFUSED = 2  # VA5: a server without NOOP is not asked for ever (msmtp's users met one)
 
 
 class Checks:
@@ -34,10 +39,8 @@ class Checks:
         if slot.generation != self._stock.slots.generation:
             return "generation"
         if not connection.is_quiet():
-            self._stock.count("checks_failed")
-            self.signalled(slot, connection)
-            return "stale" if connection.closing_reply is None else "closing"
-        if connection.mails >= self._max_messages(slot, connection):
+            return self.found_dead(slot, connection)
+        if connection.mails >= self._max_messages(slot, connection) or _beyond_domains(connection, claim.recipients):
             return "messages"
         probe_after = self._stock.settings.probe_after
         due = slot.suspect or (probe_after is not None and now - slot.returned > probe_after)
@@ -45,14 +48,24 @@ class Checks:
             return None  # I12: a try makes no NOOP; AQ5: neither does who is late
         if connection.noops >= NOOP_BUDGET or connection.nonmail >= NONMAIL_BUDGET or probe_after is None:
             return "nonmail"
+        if slot.endpoint.noops_refused >= _NOOPS_REFUSED:
+            return "nonmail"  # VA5
         if claim.probed:
             return "stale"  # one NOOP per acquire
         return self._probe(claim, slot, connection, until)
 
+    def found_dead(self, slot: Slot, connection: PooledConnection) -> str:
+        """VA1: the free check has failed; the reason to retire it. A 421 that waits is kept for the event."""
+        self._stock.count("checks_failed")
+        connection.hear_goodbye()
+        self.signalled(slot, connection)
+        return "stale" if connection.closing_reply is None else "closing"
+
     def _probe(self, claim: Claim, slot: Slot, connection: PooledConnection, until: float) -> str | None:
         claim.touched = claim.probed = True
         self._stock.count("probes")
-        if connection.probe(Budget(Deadline(until, self._stock.clock), self._stock.settings.phases, 0.0)):
+        code = connection.probe(Budget(Deadline(until, self._stock.clock), self._stock.settings.phases, 0.0))
+        if code == 250:
             slot.suspect = False
             slot.heard = self._stock.clock()
             return None
@@ -61,6 +74,8 @@ class Checks:
         asleep_since = slot.returned
         health = slot.endpoint
         slots = self._stock.slots
+        if code in _NO_NOOP:
+            slots.locked(health.refuse_noop)
         slots.withdraw(claim, "probe", lambda other: other.endpoint is health and other.returned <= asleep_since)
         slots.locked(self._suspect_siblings, slot)
         return "probe"
@@ -112,3 +127,9 @@ class Checks:
         for other in self._stock.slots.each():
             if other is not slot and other.endpoint is slot.endpoint:
                 other.suspect = True
+
+
+def _beyond_domains(connection: PooledConnection, recipients: Iterable[Recipient]) -> bool:
+    """LI4: a mail to these recipients would take the connection beyond RCPTDOMAINMAX. A fresh one it does not spare."""
+    most = connection.capabilities.limits.get("RCPTDOMAINMAX")
+    return most is not None and bool(connection.domains) and len(connection.domains | domains_of(recipients)) > most

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from smtpconn.protocol.mail import Recipient
+
 Clock = Callable[[], float]
 Sleep = Callable[[threading.Lock, float], object]
 
@@ -125,6 +127,7 @@ class Claim:
 
     `checked`: the connection was found good, the claim is a lease. `reused`: it had served before. `touched`: something
     was written or read before that. `waited`: seconds in the queue, or None. `watch` is None once the claim has ended.
+    `recipients`: of the mail that it is for.
     """
 
     __slots__ = (
@@ -133,6 +136,7 @@ class Claim:
         "granted",
         "number",
         "probed",
+        "recipients",
         "reused",
         "slot",
         "ticket",
@@ -148,6 +152,7 @@ class Claim:
         self.number = 0
         self.checked = self.granted = self.probed = self.reused = self.touched = False
         self.waited: float | None = None
+        self.recipients: tuple[Recipient, ...] = ()
         self.verdicts: list[int] | None = None
         self.watch: Watch | None = Watch(self, slots.forget)
         self.watch.thread = current_thread()

@@ -72,7 +72,12 @@ class Health:
         self.limited_at = 0.0
         self.max_messages: int | None = None  # learnt (VA9)
         self._ended_after = 0
+        self.noops_refused = 0  # VA5
         self.rset_alone = False  # it answers 503 to MAIL behind RSET in one flight (pipelining FB6)
+
+    def refuse_noop(self) -> None:
+        """It answered 500, 502 or 504 to NOOP (VA5)."""
+        self.noops_refused += 1
 
     def learn(self, mails: int) -> None:
         """A connection was ended by the server after so many mails: twice running is a rule (VA9)."""

@@ -281,7 +281,11 @@ class Supply:
         try:
             decide(claim)
             rest = None if wait is None else Deadline.after(wait, self.clock)
-            for slot in self.slots.doomed(claim):
+            doomed = self.slots.doomed(claim)
+            if rest is not None and len(doomed) > 1:
+                for slot in doomed:
+                    self._part(slot)  # CL2: all say QUIT before the first answer is awaited
+            for slot in doomed:
                 self._close(slot, rest if rest is not None and not rest.expired else None)
                 self.slots.vacate(slot, claim)
             self.slots.end(claim)
@@ -304,9 +308,7 @@ class Supply:
                 if slot.connection.is_quiet():
                     self.slots.forfeit(claim)  # back where it was
                     continue
-                self.count("checks_failed")
-                self._checks.signalled(slot, slot.connection)
-                self.slots.condemn(claim, "stale" if slot.connection.closing_reply is None else "closing")
+                self.slots.condemn(claim, self._checks.found_dead(slot, slot.connection))
                 self.dispose(claim)
             self.slots.end(claim)
         except BaseException:
@@ -358,6 +360,14 @@ class Supply:
             slot.connection = None  # closed and told of once, however often this is called
         if slot.opened:
             self.voice.closed(connection, slot.endpoint.name, reason, slot.uses, self.clock() - slot.born)
+
+    def _part(self, slot: Slot) -> None:
+        connection: PooledConnection | None = slot.connection
+        try:
+            if connection is not None and slot.reason in _POLITE and connection.usable:
+                connection.part()
+        except Exception:
+            self.voice.suppressed("closing a connection")
 
     def _quit_budget(self, rest: Deadline) -> Budget:
         limit = min(_QUIT_WAIT, self.settings.phases.quit) if self.settings.phases is not None else _QUIT_WAIT

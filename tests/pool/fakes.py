@@ -24,7 +24,7 @@ from smtpconn.protocol.errors import (
     TransientReplyError,
 )
 from smtpconn.protocol.extensions import ServerCapabilities
-from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.mail import Mail, domains_of
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult
 from smtpconn.slots import Slots
@@ -83,7 +83,10 @@ class FakeConnection:
         self.mails = self.nonmail = self.noops = 0
         self.capabilities = server.capabilities
         self.quiet = True
+        self.unread: Reply | None = None  # what makes it not quiet
         self.alive = True
+        self.noop_code = 0  # the answer to NOOP where it is not alive
+        self.domains: set[bytes] = set()
         self.aborted = threading.Event()
         self.is_authenticated = False
 
@@ -95,17 +98,22 @@ class FakeConnection:
         self.log.append("check")
         return self.quiet and not self.closed
 
-    def probe(self, budget: Budget) -> bool:
+    def hear_goodbye(self) -> None:
+        if self.unread is not None:
+            self.is_shutting_down, self.closing_reply = True, self.unread
+
+    def probe(self, budget: Budget) -> int:
         self.log.append("NOOP")
         self.noops += 1
         self.nonmail += 1
         if not self.alive:
             self.close()
-        return self.alive
+        return 250 if self.alive else self.noop_code
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
         assert not self.closed, "a closed connection was used"
         self.mails += 1
+        self.domains |= domains_of(mail.recipients or ())
         self.log.append("MAIL")
         act = self.script.pop(0) if self.script else self.server.next_act()
         if isinstance(act, BaseException):
@@ -150,6 +158,9 @@ class FakeConnection:
         self.log.append("QUIT")
         self.close()
         return True
+
+    def part(self) -> None:
+        self.log.append("part")
 
     def leave(self, budget: Budget | None) -> None:
         self.log.append("QUIT" if budget is None else "QUIT and wait")

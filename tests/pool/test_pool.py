@@ -1044,3 +1044,91 @@ def test_unix_socket_needs_no_tls_mode(server: FakeServer) -> None:
     made.close()
     with pytest.raises(InvalidInputError):
         kind(["a.example"], 25, TlsMode.NONE, unix_socket="/run/lmtp", protocol="lmtp")
+
+
+# ---- what a connection has said, or is limited to
+
+
+def test_VA1_a_421_that_waits_is_kept_for_the_event(server: FakeServer, clock: Clock) -> None:
+    seen: list[events.PoolEvent] = []
+    pool = pool_of(server, clock, on_event=seen.append)
+    warmed(pool, 2)
+    for connection in server.connections:
+        connection.quiet, connection.unread = False, reply(421, "4.3.2 restart")
+    assert pool.send(*ENVELOPE).all_delivered
+    closed = [event for event in seen if isinstance(event, events.ConnectionClosed)]
+    assert [(event.reason, event.code) for event in closed] == [("closing", 421)] * 2
+    assert [event.code for event in seen if isinstance(event, events.ClosingSeen)] == [421] * 2
+    assert pool.stats().retired["closing"] == 2
+    pool.close()
+
+
+@pytest.mark.parametrize("code", [500, 502, 504])
+def test_VA5_an_endpoint_that_refuses_noop_twice_is_not_asked_again_until_invalidate(
+    server: FakeServer, clock: Clock, code: int
+) -> None:
+    pool = pool_of(server, clock, max_size=1)
+
+    def use_after_a_while() -> int:
+        """Send behind a pause that calls for a NOOP; how many were written in all."""
+        for connection in server.connections:
+            connection.alive, connection.noop_code = False, code
+        clock.now += 16
+        assert pool.send(*ENVELOPE).all_delivered
+        return sum(connection.noops for connection in server.connections)
+
+    pool.send(*ENVELOPE)
+    assert [use_after_a_while() for _ in range(4)] == [1, 2, 2, 2]
+    assert pool.stats().retired["nonmail"] == 2
+    pool.invalidate()
+    pool.send(*ENVELOPE)
+    assert use_after_a_while() == 3
+    pool.close()
+
+
+def test_VA5_another_refusal_of_noop_is_no_reason_to_stop_asking(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock, max_size=1)
+    for _ in range(4):
+        pool.send(*ENVELOPE)
+        server.connections[-1].alive, server.connections[-1].noop_code = False, 451
+        clock.now += 16
+    pool.send(*ENVELOPE)
+    assert pool.stats().probes == 4
+    pool.close()
+
+
+def test_LI4_a_connection_is_retired_before_a_mail_that_would_exceed_its_domains(
+    server: FakeServer, clock: Clock
+) -> None:
+    """pipelining:LI4, pool:VA9: RCPTDOMAINMAX counts over a connection's life."""
+    server.capabilities = capabilities("LIMITS RCPTDOMAINMAX=2")
+    pool = pool_of(server, clock)
+    for domain in ("a", "b", "A", "b", "c", "d", "c"):
+        pool.send("from@example.com", [f"to@{domain}.example"], b"x\r\n")
+    assert [connection.mails for connection in server.connections] == [4, 3]
+    assert pool.stats().retired["messages"] == 1
+    assert server.connections[0].log[-1].startswith("QUIT")
+    pool.send("from@example.com", ["to@e.example", "to@f.example"], b"x\r\n")
+    with pool.connection():
+        pass  # a lease says nothing of its mails in advance
+    assert len(server.connections) == 3
+    pool.close()
+
+
+def test_CL2_all_say_quit_before_the_first_answer_is_awaited(server: FakeServer, clock: Clock) -> None:
+    order: list[tuple[str, int]] = []
+    pool = pool_of(server, clock)
+    warmed(pool, 3)
+    for connection in server.connections:
+        number = connection.connection_id
+        connection.part = lambda number=number: order.append(("part", number))  # type: ignore[method-assign,misc]
+        leave = connection.leave
+
+        def noted(budget: Any, number: int = number, leave: Any = leave) -> None:
+            order.append(("leave", number))
+            leave(budget)
+
+        connection.leave = noted  # type: ignore[method-assign]
+    pool.close()
+    assert [what for what, _ in order] == ["part"] * 3 + ["leave"] * 3
+    assert server.live == 0
