@@ -237,6 +237,10 @@ class Endpoints:
         self.limited = True
         return health.limit
 
+    def admit_trial(self, now: float) -> None:
+        """BO6: there is another secret: the trial is due."""
+        self.refused_until = min(self.refused_until, now)
+
     def _trip(self, error: AuthenticationError, now: float, begun: float) -> float | None:
         if self.refusal is not None and begun < self.refused_until and now < self.refused_until:
             return None  # it began before the breaker opened

@@ -5,6 +5,7 @@ from __future__ import annotations
 from smtpconn.opening import Endpoint, Opening
 from smtpconn.pooling.announcer import Announcer
 from smtpconn.pooling.endpoints import Endpoints
+from smtpconn.pooling.logins import Logins
 from smtpconn.pooling.pooled import System
 from smtpconn.pooling.settings import PoolSettings
 from smtpconn.slots import Slots
@@ -23,6 +24,7 @@ class Stock:
     ) -> None:
         self.settings = settings
         self.opening = opening
+        self.logins = Logins(opening.credentials)
         self.clock = system.clock
         self.connector = system.connector
         self.voice = announcer

@@ -12,28 +12,25 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling import events
 from smtpconn.pooling.checking import Checks
-from smtpconn.pooling.claims import CLOSING, IDLE, LEASED, OPENING, Claim, Outcome, Slot
-from smtpconn.pooling.endpoints import without_traceback
+from smtpconn.pooling.claims import CLOSING, LEASED, Claim, Outcome, Slot
 from smtpconn.pooling.opener import Opener
 from smtpconn.pooling.pooled import PooledConnection
-from smtpconn.pooling.stats import Holder, holders
+from smtpconn.pooling.refusing import Refusals
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import (
-    AuthenticationError,
     ConnectionLostError,
     Delivery,
-    PoolClosedError,
     PoolOverloadedError,
     PoolTimeoutError,
     ProtocolError,
     SmtpError,
 )
 from smtpconn.protocol.result import RecipientResult
+from smtpconn.protocol.sasl import Credentials
 
 _QUIT_WAIT = 1.0  # seconds (DF15)
 _POLITE = frozenset({"age", "idle", "messages", "generation", "surplus", "nonmail", "closed"})  # RN5: QUIT is written
@@ -52,6 +49,7 @@ class Supply:
         self.count = stock.count
         self._checks = Checks(stock)
         self._opener = Opener(stock)
+        self._refusals = Refusals(stock)
         self._max_idle = math.inf if stock.settings.max_idle is None else stock.settings.max_idle
 
     def claim(self) -> Claim:
@@ -75,6 +73,7 @@ class Supply:
         slots, voice = self.slots, self.voice
         if voice.hook is not None:
             voice.post(events.AcquireStarted)
+        given: Credentials | None = None
         try:
             outcome = slots.take(claim, until, patient=patient)
             while True:
@@ -88,7 +87,8 @@ class Supply:
                         break
                     outcome = self._discard(claim, slot, reason, until, patient)
                 elif outcome is Outcome.OPEN:
-                    outcome = self._opener.open(claim, until, phases)
+                    outcome = self._opener.open(claim, until, phases, given)
+                    given = None
                 elif outcome is Outcome.LEASED:
                     break
                 elif outcome is Outcome.QUEUED:
@@ -100,7 +100,8 @@ class Supply:
                     self.dispose(claim)
                     outcome = slots.take(claim, until, patient=patient)
                 else:
-                    self._refuse(claim, outcome, until)
+                    given = self._refusals.may_try_again(outcome, until)
+                    outcome = slots.take(claim, until, patient=patient)
         except BaseException as error:
             self._acquire_failed(error)
             raise
@@ -125,44 +126,6 @@ class Supply:
             self.count("interrupted")
         if self.voice.hook is not None:
             self.voice.post(events.AcquireFailed, error=type(error).__name__)
-
-    def _refuse(self, claim: Claim, outcome: Outcome, until: float) -> NoReturn:
-        name = self.voice.name
-        if outcome is Outcome.CLOSED:
-            raise PoolClosedError(f"the pool {name} is closed")
-        if outcome is Outcome.OVERLOADED:
-            raise PoolOverloadedError(f"{self.settings.max_waiting} callers wait already for a connection of {name}")
-        now = self.clock()
-        held, idle, opening, refusal, cause, opens_at = self.slots.locked(self._situation, now)
-        retry_after = opens_at - now if now < opens_at < math.inf else None
-        if outcome is Outcome.HOPELESS and refusal is not None:
-            refused: AuthenticationError = without_traceback(refusal)
-            refused.retry_after = retry_after
-            raise refused
-        text = (
-            f"no connection of {name} came free: {self.slots.size} at most, {idle} idle, {len(held)} leased, "
-            f"{opening} opening, {self.slots.waiting} others waiting"
-        )
-        if held:
-            text += "; held by " + ", ".join(f"{holder.thread} for {holder.seconds:.1f} s" for holder in held)
-        if cause is not None:
-            text += f"; the last open failed: {cause}"
-        pairs = [(holder.thread, holder.seconds) for holder in held]
-        raise PoolTimeoutError(text, holders=pairs, retry_after=retry_after) from (cause and without_traceback(cause))
-
-    def _situation(
-        self, now: float
-    ) -> tuple[tuple[Holder, ...], int, int, AuthenticationError | None, SmtpError | None, float]:
-        """What a refusal tells (AQ12). Caller holds the lock."""
-        rooms = self.slots.each()
-        return (
-            holders(rooms, now),
-            sum(1 for slot in rooms if slot.state is IDLE),
-            sum(1 for slot in rooms if slot.state is OPENING),
-            self.endpoints.refusal if self.endpoints.refuses(now) else None,
-            self.endpoints.last_error,
-            self.endpoints.opens_at(now, rooms),
-        )
 
     def _discard(self, claim: Claim, slot: Slot, reason: str, until: float, patient: bool) -> Outcome:
         """AQ9: close it, then the next idle one, an open in the same slot, or the queue."""

@@ -14,6 +14,7 @@ from smtpconn.pooling.claims import Claim, Outcome
 from smtpconn.pooling.endpoints import Endpoints
 from smtpconn.pooling.pooled import System
 from smtpconn.protocol.errors import (
+    AuthenticationError,
     ConnectionLostError,
     Delivery,
     DeliveryUnknownError,
@@ -189,6 +190,8 @@ class FakeServer:
         self.connections: list[FakeConnection] = []
         self.opened_to: list[str] = []
         self.capabilities = capabilities("PIPELINING")
+        self.logins: list[str] = []  # secrets that were presented
+        self.accepts: Callable[[str], bool] | None = None  # None: nobody is asked to log in
         self.most = 0
         self._live: set[int] = set()
         self._lock = threading.Lock()
@@ -201,12 +204,23 @@ class FakeServer:
             raise act
         if act is not None:
             act(endpoint, budget)
+        if self.accepts is not None:
+            self._log_in(opening)
         connection = FakeConnection(self, endpoint)
         with self._lock:
             self.connections.append(connection)
             self._live.add(connection.connection_id)
             self.most = max(self.most, len(self._live))
         return connection
+
+    def _log_in(self, opening: Opening) -> None:
+        assert self.accepts is not None
+        assert callable(opening.credentials)
+        secret = opening.credentials().revealed().reveal()
+        with self._lock:
+            self.logins.append(secret)
+        if not self.accepts(secret):
+            raise AuthenticationError("535 no", permanent=True, reply=reply(535))
 
     def next_act(self) -> Any:
         with self._lock:

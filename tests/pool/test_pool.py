@@ -37,6 +37,7 @@ from smtpconn.protocol.errors import (
     TransientReplyError,
     UsageError,
 )
+from smtpconn.protocol.sasl import PasswordAuth, XOAuth2Auth
 from smtpconn.tls import TlsMode
 
 from .fakes import (
@@ -1132,3 +1133,128 @@ def test_CL2_all_say_quit_before_the_first_answer_is_awaited(server: FakeServer,
     pool.close()
     assert [what for what, _ in order] == ["part"] * 3 + ["leave"] * 3
     assert server.live == 0
+
+
+# ---- credentials that change
+
+
+def test_EP5_PO28_a_callable_is_asked_once_for_each_open_and_never_for_a_reuse(
+    server: FakeServer, clock: Clock
+) -> None:
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append("")
+        assert not pool._supply.slots.lock.locked()
+        return f"secret{len(asked)}"
+
+    server.accepts = lambda secret: True
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    for _ in range(3):
+        pool.send(*ENVELOPE)
+    warmed(pool, 2)
+    assert server.logins == ["secret1", "secret2"]
+    pool.close()
+
+
+@pytest.mark.parametrize("how", ["the secret", "the credentials", "refresh"])
+def test_EP6_after_a_535_another_secret_is_tried_once_in_the_same_call(
+    server: FakeServer, clock: Clock, how: str
+) -> None:
+    secrets = iter(["old", "new", "new"])
+    credentials: Any
+    if how == "the secret":
+        credentials = PasswordAuth("user", lambda: next(secrets))
+    elif how == "the credentials":
+        credentials = lambda: PasswordAuth("user", next(secrets))  # noqa: E731  # one of three
+    else:
+        credentials = XOAuth2Auth("user", "old", refresh=lambda: "new")
+    server.accepts = lambda secret: secret == "new"
+    pool = pool_of(server, clock, credentials=credentials)
+    assert pool.send(*ENVELOPE).all_delivered
+    assert server.logins == ["old", "new"]
+    stats = pool.stats()
+    assert (stats.breaker_trips, stats.breaker, stats.open_errors) == (0, None, 0)
+    pool.close()
+
+
+@pytest.mark.parametrize("given", [["bad", "bad"], ["bad", "worse"]], ids=["the same", "another"])
+def test_EP6_BO6_the_same_secret_or_a_second_refusal_trips_the_breaker(
+    server: FakeServer, clock: Clock, given: list[str]
+) -> None:
+    """I35: a refused credential is not sent again before the breaker lets one trial through."""
+    secrets = iter(given)
+    last = given[-1]
+    server.accepts = lambda secret: False
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", lambda: next(secrets, last)))
+    for _ in range(4):
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+    assert server.logins == list(dict.fromkeys(given))
+    assert pool.stats().breaker_trips == 1
+    clock.now += 60
+    with pytest.raises(AuthenticationError):
+        pool.send(*ENVELOPE)
+    assert len(server.logins) == len(set(given)) + 1
+    assert pool.stats().breaker == 120.0
+    pool.close()
+
+
+def test_I35_a_literal_that_was_refused_is_sent_once_in_a_minute(server: FakeServer, clock: Clock) -> None:
+    server.accepts = lambda secret: False
+    pool = pool_of(server, clock, credentials=("user", "bad"))
+    for _ in range(30):
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+        clock.now += 1.9
+    assert server.logins == ["bad"]
+    pool.close()
+
+
+def test_BO6_a_changed_secret_closes_the_breaker_at_once(server: FakeServer, clock: Clock) -> None:
+    current = ["old"]
+    server.accepts = lambda secret: secret == "new"
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", lambda: current[0]))
+    for _ in range(2):
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+    assert server.logins == ["old"]
+    current[0] = "new"
+    assert pool.send(*ENVELOPE).all_delivered
+    assert server.logins == ["old", "new"]
+    assert pool.stats().breaker is None
+    pool.close()
+
+
+def test_EP6_what_the_callable_raises_when_asked_again_passes_and_the_refusal_counts(
+    server: FakeServer, clock: Clock
+) -> None:
+    def password() -> str:
+        if server.logins:
+            raise LookupError("no token")
+        return "old"
+
+    server.accepts = lambda secret: False
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    with pytest.raises(LookupError):
+        pool.send(*ENVELOPE)
+    stats = pool.stats()
+    assert (stats.breaker, stats.leased, stats.opening) == (60.0, 0, 0)
+    pool.close()
+
+
+def test_EP6_a_login_that_is_only_put_off_is_not_asked_about_again(server: FakeServer, clock: Clock) -> None:
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append("")
+        raise AuthenticationError("454 later", permanent=False, reply=reply(454))  # as if the server had said it
+
+    server.accepts = lambda secret: True
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    with pytest.raises(AuthenticationError):
+        pool.send(*ENVELOPE)
+    stats = pool.stats()
+    assert (len(asked), stats.breaker, stats.backoffs) == (1, None, 1)
+    assert stats.endpoints[0].backoff >= 5.0
+    pool.close()
