@@ -267,9 +267,9 @@ class ConnectionPool:
 
     def connection(self, timeout: float | None = None) -> Lease:
         """A connection for a `with` block. `timeout`: seconds to acquire it in; 0: only one that is idle now."""
-        limit = self._settings.acquire_timeout if timeout is None else seconds("timeout", timeout, zero=True)
-        clock = self._system.clock
-        return Lease(self._here(), lambda: (clock() + limit, limit > 0), self._settings.timeout)
+        settings = self._settings
+        limit = settings.acquire_timeout if timeout is None else seconds("timeout", timeout, zero=True)
+        return Lease(self._here, limit, settings.timeout)
 
     # ---- the pool as a whole
 

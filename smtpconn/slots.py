@@ -28,7 +28,10 @@ class Slots(Upkeep):
 
     def take(self, claim: Claim, until: float, *, patient: bool = True) -> Outcome:
         """AQ1 to AQ3: CHECK, OPEN, QUEUED, DOOMED, BUSY (only if not patient), OVERLOADED, HOPELESS or CLOSED."""
-        now = self._clock()
+        return self.take_now(claim, self._clock(), until, patient)
+
+    def take_now(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:
+        """`take` by a caller who has just looked at the clock."""
         with self.lock: return self._take(claim, now, until, patient)
 
     def _take(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:

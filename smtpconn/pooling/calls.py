@@ -40,18 +40,17 @@ class Calls:
         """True if some connection is there, or on its way; a look that may be stale."""
         return any(slot.state is not EMPTY for slot in list(self.supply.slots.each()))
 
-    def budget(self, timeout: float | Timeouts | None) -> tuple[Budget, float]:
-        """What the call may spend, and until when it may acquire (TM1 to TM3)."""
-        given = self.supply.settings.timeout if timeout is None else timeout
-        budget = Budget.of(given, self.clock)
-        return budget, self._acquire_until(budget, given)
+    def budget(self, timeout: float | Timeouts | None) -> Budget:
+        """What the call may spend. Raises TypeError or `InvalidInputError`."""
+        return Budget.of(self.supply.settings.timeout if timeout is None else timeout, self.clock)
 
-    def _acquire_until(self, budget: Budget, given: float | Timeouts) -> float:
+    def acquire_until(self, budget: Budget, now: float) -> float:
+        """Until when the call may acquire (TM1 to TM3)."""
         total = budget.total.at
-        if not isinstance(given, Timeouts):
+        if budget.phases is None:
             assert total is not None
             return total
-        until = self.clock() + self.supply.settings.acquire_timeout
+        until = now + self.supply.settings.acquire_timeout
         return until if total is None else min(until, total)
 
     def perform(
@@ -63,14 +62,15 @@ class Calls:
     ) -> Result:
         """Acquire, the verb, at most one safe retry (BR6), return: in this order, in one deadline."""
         supply = self.supply
-        budget, until = self.budget(timeout)
+        budget = self.budget(timeout)
         if claim is None:
             claim = supply.claim()
         if mail is not None and mail.recipients is not None:
             claim.recipients = mail.recipients
         connection = None
         try:
-            connection = supply.acquire(claim, until, budget.phases)
+            now = self.clock()
+            connection = supply.acquire(claim, now, self.acquire_until(budget, now), budget.phases)
             try:
                 result = verb(connection, budget)
             except SmtpError as error:
@@ -94,12 +94,7 @@ class Calls:
             slot.endpoint.rset_alone = True
         if not error._unanswered or slot is None or not slot.uses:
             return None
-        until = budget.total.at
-        if budget.phases is not None:
-            acquire_until = self.clock() + self.supply.settings.acquire_timeout
-            until = acquire_until if until is None else min(acquire_until, until)
-        assert until is not None
-        return supply.replace(claim, error, until, budget.phases)
+        return supply.replace(claim, error, self.acquire_until(budget, self.clock()), budget.phases)
 
 
 def _explain(error: BaseException, mail: Mail | None, *, without_connection: bool) -> None:

@@ -14,7 +14,6 @@ from smtpconn.pooling.claims import Claim, Slot
 from smtpconn.pooling.endpoints import Health, alarms_siblings, ends_the_series
 from smtpconn.pooling.pooled import PooledConnection
 from smtpconn.pooling.settings import NONMAIL_BUDGET, NOOP_BUDGET
-from smtpconn.pooling.stats import smallest
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import SmtpError
 from smtpconn.protocol.mail import Recipient, domains_of
@@ -29,24 +28,28 @@ class Checks:
 
     def __init__(self, stock: Stock) -> None:
         self._stock = stock
+        self._slots = stock.slots
+        self._probe_after = math.inf if stock.settings.probe_after is None else stock.settings.probe_after
 
-    def examine(self, claim: Claim, slot: Slot, until: float, patient: bool) -> str | None:
+    def examine(self, claim: Claim, slot: Slot, now: float, until: float, patient: bool) -> str | None:
         """None if the connection may be used; else the reason to retire it."""
         connection: PooledConnection = slot.connection
-        now = self._stock.clock()
         if slot.expires <= now:
             return "age" if slot.ends <= now else "idle"
-        if slot.generation != self._stock.slots.generation:
+        if slot.generation != self._slots.generation:
             return "generation"
         if not connection.is_quiet():
             return self.found_dead(slot, connection)
-        if connection.mails >= self._max_messages(slot, connection) or _beyond_domains(connection, claim.recipients):
+        mails = slot.mails
+        if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
             return "messages"
-        probe_after = self._stock.settings.probe_after
-        due = slot.suspect or (probe_after is not None and now - slot.returned > probe_after)
-        if not due or not patient or now >= until:
+        if slot.counts_domains and _beyond_domains(connection, claim.recipients):
+            return "messages"
+        if not slot.suspect and now - slot.returned <= self._probe_after:
+            return None
+        if not patient or now >= until:
             return None  # I12: a try makes no NOOP; AQ5: neither does who is late
-        if connection.noops >= NOOP_BUDGET or connection.nonmail >= NONMAIL_BUDGET or probe_after is None:
+        if connection.noops >= NOOP_BUDGET or connection.nonmail >= NONMAIL_BUDGET or self._probe_after == math.inf:
             return "nonmail"
         if slot.endpoint.noops_refused >= _NOOPS_REFUSED:
             return "nonmail"  # VA5
@@ -84,15 +87,14 @@ class Checks:
         """RN2, as far as the connection itself decides; no I/O."""
         if not connection.usable:
             return "closing" if connection.is_shutting_down else "broken"
-        if connection.mails >= self._max_messages(slot, connection):
+        mails = connection.mails
+        if mails != slot.mails:
+            slot.mails = mails
+            slot.suspect = False  # VA6: a transaction has passed
+            self._stock.note_limits(slot, connection)  # it may have said EHLO again
+        if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
             return "messages"
         return "nonmail" if connection.nonmail >= NONMAIL_BUDGET else None
-
-    def _max_messages(self, slot: Slot, connection: PooledConnection) -> float:
-        learnt: int | None = slot.endpoint.max_messages
-        offered = connection.capabilities.limits.get("MAILMAX")
-        least = smallest(self._stock.settings.max_messages, learnt, offered)
-        return math.inf if least is None else least
 
     def signalled(self, slot: Slot, connection: PooledConnection, error: BaseException | None = None) -> None:
         """The server has ended a connection (section 7): its siblings are looked at, and something may be learnt."""

@@ -65,6 +65,7 @@ class Slot:
     __slots__ = (
         "born",
         "connection",
+        "counts_domains",
         "culprit",
         "endpoint",
         "ends",
@@ -72,6 +73,7 @@ class Slot:
         "generation",
         "heard",
         "mails",
+        "most_mails",
         "opened",
         "reason",
         "replacing",
@@ -99,6 +101,8 @@ class Slot:
         self.ends = self.expires = math.inf
         self.uses = 0  # claims that have ended on it
         self.mails = 0  # MAILs written on it, noted by its owner when he closes it
+        self.most_mails = math.inf  # MAILs that it may carry, by the settings and its MAILMAX
+        self.counts_domains = False  # the server said RCPTDOMAINMAX
         self.suspect = False
         self.reason = ""  # why it is closing
         self.culprit: Watch | None = None  # whose claim was dropped
@@ -130,32 +134,20 @@ class Claim:
     `recipients`: of the mail that it is for.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "checked",
-        "granted",
-        "number",
-        "probed",
-        "recipients",
-        "reused",
-        "slot",
-        "ticket",
-        "touched",
-        "verdicts",
-        "waited",
-        "watch",
-    )
+    # Defaults of the class: a claim is made for each mail, and most of them are never written.
+    slot: Slot | None = None
+    ticket: Ticket | None = None
+    number = 0
+    checked = granted = probed = reused = touched = False
+    waited: float | None = None
+    recipients: tuple[Recipient, ...] = ()
+    verdicts: list[int] | None = None
+    watch: Watch | None
 
     def __init__(self, slots: LeakQueue) -> None:
-        self.slot: Slot | None = None
-        self.ticket: Ticket | None = None
-        self.number = 0
-        self.checked = self.granted = self.probed = self.reused = self.touched = False
-        self.waited: float | None = None
-        self.recipients: tuple[Recipient, ...] = ()
-        self.verdicts: list[int] | None = None
-        self.watch: Watch | None = Watch(self, slots.forget)
-        self.watch.thread = current_thread()
+        watch = Watch(self, slots.forget)
+        watch.thread = current_thread()
+        self.watch = watch
 
 
 class Ticket:

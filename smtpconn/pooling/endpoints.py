@@ -71,6 +71,7 @@ class Health:
         self.limit: int | None = None
         self.limited_at = 0.0
         self.max_messages: int | None = None  # learnt (VA9)
+        self.most_mails = math.inf  # the same as a number to compare with
         self._ended_after = 0
         self.noops_refused = 0  # VA5
         self.rset_alone = False  # it answers 503 to MAIL behind RSET in one flight (pipelining FB6)
@@ -83,6 +84,7 @@ class Health:
         """A connection was ended by the server after so many mails: twice running is a rule (VA9)."""
         if mails >= 1 and mails == self._ended_after:
             self.max_messages = mails if self.max_messages is None else min(mails, self.max_messages)
+            self.most_mails = self.max_messages
         self._ended_after = mails
 
     def back_off(self, now: float, begun: float, least: float) -> float | None:

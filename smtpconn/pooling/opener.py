@@ -94,6 +94,7 @@ class Opener:
 
     def _opened(self, claim: Claim, slot: Slot, begun: float) -> Outcome:
         now = self._stock.clock()
+        self._stock.note_limits(slot, slot.connection)
         if slot.endpoint.rset_alone:
             slot.connection.rset_alone = True
         max_age = self._stock.settings.max_age

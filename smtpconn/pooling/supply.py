@@ -32,6 +32,7 @@ from smtpconn.protocol.errors import (
 from smtpconn.protocol.result import RecipientResult
 from smtpconn.protocol.sasl import Credentials
 
+CHECK = Outcome.CHECK
 _QUIT_WAIT = 1.0  # seconds (DF15)
 _POLITE = frozenset({"age", "idle", "messages", "generation", "surplus", "nonmail", "closed"})  # RN5: QUIT is written
 _VERDICTS = {Delivery.DELIVERED: 0, Delivery.NOT_DELIVERED: 1, Delivery.UNKNOWN: 2}
@@ -41,21 +42,25 @@ class Supply:
     """The connections of one pool in one process."""
 
     def __init__(self, stock: Stock) -> None:
+        self.pid = stock.pid
         self.settings = stock.settings
+        self.patience = Deadline(None, stock.clock)  # of a lease, for the answer to a QUIT
         self.clock = stock.clock
         self.voice = stock.voice
         self.endpoints = stock.endpoints
         self.slots = stock.slots
         self.count = stock.count
+        self._tracks = stock.settings.track_leases
         self._checks = Checks(stock)
         self._opener = Opener(stock)
         self._refusals = Refusals(stock)
+        self.phases = stock.settings.phases
         self._max_idle = math.inf if stock.settings.max_idle is None else stock.settings.max_idle
 
     def claim(self) -> Claim:
         """A claim to nothing yet."""
         claim = Claim(self.slots)
-        if self.settings.track_leases and claim.watch is not None:
+        if self._tracks and claim.watch is not None:
             claim.watch.stack = "".join(traceback.format_stack())
         return claim
 
@@ -68,24 +73,30 @@ class Supply:
 
     # ---- acquire (section 4)
 
-    def acquire(self, claim: Claim, until: float, phases: Timeouts | None, *, patient: bool = True) -> PooledConnection:
-        """A connection that is the claim's until `leave`, by the moment `until`. Whatever it raises, call `leave`."""
-        slots, voice = self.slots, self.voice
-        if voice.hook is not None:
-            voice.post(events.AcquireStarted)
+    def acquire(
+        self, claim: Claim, now: float, until: float, phases: Timeouts | None, *, patient: bool = True
+    ) -> PooledConnection:
+        """A connection that is the claim's until `leave`, by the moment `until`. Whatever it raises, call `leave`.
+
+        `now`: the clock's reading, just taken.
+        """
+        slots, hook = self.slots, self.voice.hook
+        if hook is not None:
+            self.voice.post(events.AcquireStarted)
         given: Credentials | None = None
         try:
-            outcome = slots.take(claim, until, patient=patient)
+            outcome = slots.take_now(claim, now, until, patient)
             while True:
-                if outcome is Outcome.CHECK:
+                if outcome is CHECK:
                     slot = claim.slot
                     assert slot is not None
-                    reason = self._checks.examine(claim, slot, until, patient)
+                    reason = self._checks.examine(claim, slot, now, until, patient)
                     if reason is None:
                         claim.reused = slot.uses > 0
                         claim.checked = claim.granted = True
                         break
                     outcome = self._discard(claim, slot, reason, until, patient)
+                    now = self.clock()
                 elif outcome is Outcome.OPEN:
                     outcome = self._opener.open(claim, until, phases, given)
                     given = None
@@ -93,6 +104,7 @@ class Supply:
                     break
                 elif outcome is Outcome.QUEUED:
                     outcome = slots.wait(claim, until)
+                    now = self.clock()
                 elif outcome is Outcome.DOOMED:
                     self.dispose(claim)
                     outcome = slots.take(claim, until, patient=patient) if claim.ticket is None else Outcome.QUEUED
@@ -106,7 +118,7 @@ class Supply:
             self._acquire_failed(error)
             raise
         assert claim.slot is not None
-        if voice.hook is not None:
+        if hook is not None:
             self._announce_acquired(claim, claim.slot)
         connection: PooledConnection = claim.slot.connection
         return connection
@@ -196,9 +208,6 @@ class Supply:
             self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name)
         reason = self._checks.fate(slot, connection)
         if reason is None:
-            if connection.mails != slot.mails:
-                slot.mails = connection.mails
-                slot.suspect = False  # VA6: a transaction has passed
             reason = self.slots.give_back(claim, self._max_idle)
             if reason is None:
                 return

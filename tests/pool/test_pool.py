@@ -1145,16 +1145,16 @@ def test_EP5_PO28_a_callable_is_asked_once_for_each_open_and_never_for_a_reuse(
 
     def password() -> str:
         asked.append("")
-        assert not pool._supply.slots.lock.locked()
+        assert not made._supply.slots.lock.locked()
         return f"secret{len(asked)}"
 
     server.accepts = lambda secret: True
-    pool = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    made = pool_of(server, clock, credentials=PasswordAuth("user", password))
     for _ in range(3):
-        pool.send(*ENVELOPE)
-    warmed(pool, 2)
+        made.send(*ENVELOPE)
+    warmed(made, 2)
     assert server.logins == ["secret1", "secret2"]
-    pool.close()
+    made.close()
 
 
 @pytest.mark.parametrize("how", ["the secret", "the credentials", "refresh"])
