@@ -45,7 +45,7 @@ def ready_once(fd: int, events: int, timeout: float | None) -> bool:
 
 
 def looker(fd: int, events: int) -> Callable[[int], object]:
-    """A look at one descriptor that is made often: `look(0)` is true if it is ready, or at an end; it waits for nothing.
+    """A look that is made often: `look(0)` is true if the descriptor is ready, or at an end; it waits for nothing.
 
     The descriptor is registered once, so that each look is one call.
     """

@@ -268,6 +268,19 @@ class Slots(Upkeep):
         self._unsettled = False
         return reason
 
+    def keeps(self, claim: Claim) -> bool:
+        """SM4: True if the claim may use its connection again: it is fit, and nobody but its own party waits."""
+        now = self._clock()
+        with self.lock: return self._keeps(claim, now)
+
+    def _keeps(self, claim: Claim, now: float) -> bool:
+        if self._unsettled:
+            self._mend(now)
+        slot = self._owned(claim)
+        if slot is None or slot.state is not LEASED or self._unfit(slot, now) is not None:
+            return False
+        return not any(ticket.party is not claim.party and now < ticket.until for ticket in self._queue.values())
+
     def condemn(self, claim: Claim, reason: str) -> Slot | None:
         """The claim's connection is to be closed by the caller, for that reason; None if the claim owns none."""
         with self.lock: return self._condemn_own(claim, reason)

@@ -43,7 +43,7 @@ class Checks:
         mails = slot.mails
         if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
             return "messages"
-        if slot.counts_domains and _beyond_domains(connection, claim.recipients):
+        if slot.counts_domains and beyond_domains(connection, claim.recipients):
             return "messages"
         if not slot.suspect and now - slot.returned <= self._probe_after:
             return None
@@ -131,7 +131,7 @@ class Checks:
                 other.suspect = True
 
 
-def _beyond_domains(connection: PooledConnection, recipients: Iterable[Recipient]) -> bool:
+def beyond_domains(connection: PooledConnection, recipients: Iterable[Recipient]) -> bool:
     """LI4: a mail to these recipients would take the connection beyond RCPTDOMAINMAX. A fresh one it does not spare."""
     most = connection.capabilities.limits.get("RCPTDOMAINMAX")
     return most is not None and bool(connection.domains) and len(connection.domains | domains_of(recipients)) > most

@@ -131,7 +131,7 @@ class Claim:
 
     `checked`: the connection was found good, the claim is a lease. `reused`: it had served before. `touched`: something
     was written or read before that. `waited`: seconds in the queue, or None. `watch` is None once the claim has ended.
-    `recipients`: of the mail that it is for.
+    `recipients`: of the mail that it is for. `party`: the batch that it belongs to.
     """
 
     # Defaults of the class: a claim is made for each mail, and most of them are never written.
@@ -140,6 +140,7 @@ class Claim:
     number = 0
     checked = granted = probed = reused = touched = False
     waited: float | None = None
+    party: object = None
     recipients: tuple[Recipient, ...] = ()
     verdicts: list[int] | None = None
     watch: Watch | None
@@ -153,9 +154,10 @@ class Claim:
 class Ticket:
     """A waiter: its number, its deadline, the lock that it sleeps on. Its state changes only under the slots' lock."""
 
-    __slots__ = ("number", "queued", "state", "until", "wake", "watch")
+    __slots__ = ("number", "party", "queued", "state", "until", "wake", "watch")
 
-    def __init__(self, number: int, until: float, queued: float, watch: Watch | None) -> None:
+    def __init__(self, number: int, until: float, queued: float, watch: Watch | None, party: object) -> None:
+        self.party = party
         self.number = number
         self.until = until
         self.queued = queued

@@ -192,6 +192,11 @@ class Endpoints:
             1 for slot in slots if slot.endpoint is health and slot.state is not EMPTY and slot is not apart_from
         )
 
+    def most(self, size: int) -> int:
+        """How many connections all of them together are believed to take (BO8)."""
+        limits = [health.limit for health in self.healths if health.limit is not None]
+        return size if len(limits) < len(self.healths) else min(size, sum(limits))
+
     # ---- what happened
 
     def opened(self, slot: Slot) -> bool:

@@ -186,7 +186,7 @@ class Handoff:
             claim.verdicts = None
 
     def _enqueue(self, claim: Claim, now: float, until: float) -> None:
-        ticket = Ticket(claim.number, until, now, claim.watch)
+        ticket = Ticket(claim.number, until, now, claim.watch, claim.party)
         claim.ticket = ticket
         queue = self._queue
         if queue and ticket.number < next(reversed(queue)):  # it drew its number before others who wait by now

@@ -133,14 +133,12 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
     counters = dict.fromkeys(_COUNTERS, 0.0) | slots.counters
     current = [slot for slot in rooms if slot.state is LEASED and _is_lease(slot)]
     live_mails = sum(slot.connection.mails for slot in rooms if slot.opened and slot.connection is not None)
-    limits = [health.limit for health in endpoints.healths if health.limit is not None]
-    unlimited = len(limits) < len(endpoints.healths)
     numbers: dict[str, Any] = {name: value if name in _SECONDS else int(value) for name, value in counters.items()}
     numbers["messages"] += live_mails
     return PoolStats(
         max_size=slots.size,
         min_size=min_size,
-        limit=slots.size if unlimited else min(slots.size, sum(limits)),
+        limit=endpoints.most(slots.size),
         generation=slots.generation,
         idle=_count(rooms, IDLE),
         leased=_count(rooms, LEASED) + _count(rooms, HANDED),

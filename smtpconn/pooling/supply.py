@@ -158,6 +158,13 @@ class Supply:
 
     # ---- returning (section 5)
 
+    def keeps(self, claim: Claim) -> bool:
+        """SM4: True if the claim's connection may carry the next mail of its batch, too."""
+        slot = claim.slot
+        if slot is None or slot.connection is None or self._checks.fate(slot, slot.connection) is not None:
+            return False
+        return bool(slot.connection.is_quiet()) and self.slots.keeps(claim)
+
     def replace(self, claim: Claim, error: SmtpError, until: float, phases: Timeouts | None) -> PooledConnection | None:
         """SN2: a fresh connection in the claim's slot instead of the stale one, or None if there is no way now."""
         slot = claim.slot
