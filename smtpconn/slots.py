@@ -96,11 +96,12 @@ class Slots(Upkeep):
             self._mend(now)
         self._unsettled = True
         outcome = Outcome.QUEUED
-        if ticket.state is TicketState.WAITING and self._leaked and self._condemn(claim, now, expired=False):
-            outcome = Outcome.DOOMED
-        elif ticket.state is TicketState.WAITING and self._head(now) is ticket:
-            self._timed = ticket
-            self._serve(now)
+        if ticket.state is TicketState.WAITING:
+            if self._leaked and self._condemn(claim, now, expired=False):
+                outcome = Outcome.DOOMED
+            elif (self._vacant or self._idle) and self._head(now) is ticket:
+                self._timed = ticket
+                self._serve(now)
         if ticket.state is TicketState.GRANTED:
             outcome = self._accept(claim, ticket, now, until)
         elif ticket.state is TicketState.CLOSED:
@@ -111,7 +112,9 @@ class Slots(Upkeep):
             outcome = Outcome.HOPELESS
         if outcome in (Outcome.EXPIRED, Outcome.HOPELESS):
             self._abandon(ticket, now)
-        seconds = self._nap(ticket, now, until) if outcome is Outcome.QUEUED else 0.0
+        seconds = 0.0
+        if outcome is Outcome.QUEUED:
+            seconds = self._nap(ticket, now, until)
         self._unsettled = False
         return outcome, seconds
 

@@ -230,8 +230,8 @@ class Handoff:
                 self._reserve(slot, ticket.watch, now)
                 self._vacant.pop()
             else:
-                if ticket is not self._timed:
-                    self._poke(ticket)
+                if self._vacant and ticket is not self._timed:
+                    self._poke(ticket)  # without an empty slot there is no open for whose moment it would wake
                 return
             self._grant(ticket, slot)
 
