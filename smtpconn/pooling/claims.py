@@ -181,6 +181,9 @@ class Gate(Protocol):
     def reserve(self, slot: Slot, now: float, slots: Sequence[Slot]) -> None:
         """An open begins in this slot: write its endpoint."""
 
+    def left(self, slot: Slot, now: float) -> None:
+        """The connection of this slot is closed."""
+
     def may_replace(self, slot: Slot, now: float, slots: Sequence[Slot]) -> bool:
         """True if a connection that died may be replaced in its own slot."""
 

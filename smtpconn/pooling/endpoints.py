@@ -32,6 +32,7 @@ _JITTER = 0.2
 _BREAKER, _BREAKER_MOST = 60.0, 3_600.0  # DF13
 _HOLD = 60.0  # DF14
 _RECENT = 30.0  # BO7
+_LINGER, _PAUSE = 2.0, 0.25  # a server may count a connection a moment longer than it lives
 _CUT_SHORT = 5.0  # BO1
 _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SYSTEM_BUSY = EnhancedStatus(4, 3, 2)
@@ -70,6 +71,7 @@ class Health:
         self.error: SmtpError | None = None  # of the last open, if none has succeeded since
         self.limit: int | None = None
         self.limited_at = 0.0
+        self.left_at = -math.inf  # when the last connection to it was closed
         self.max_messages: int | None = None  # learnt (VA9)
         self.most_mails = math.inf  # the same as a number to compare with
         self._ended_after = 0
@@ -153,6 +155,10 @@ class Endpoints:
         opening = [other for other in slots if other.state is OPENING and other is not slot and not other.replacing]
         slot.endpoint = min(self.healths, key=lambda health: self._health_opens_at(health, now, slots, opening))
 
+    def left(self, slot: Slot, now: float) -> None:
+        """The connection of this slot is closed; the server may count it a moment longer."""
+        slot.endpoint.left_at = now
+
     def may_replace(self, slot: Slot, now: float, slots: Sequence[Slot]) -> bool:
         """SN2, AQ9: neither the breaker nor a back-off forbids it; `max_connecting` does not hold it up."""
         opening = [other for other in slots if other.state is OPENING and other is not slot]
@@ -220,8 +226,14 @@ class Endpoints:
         if isinstance(error, SmtpTimeoutError) and out_of_time and now - begun < _CUT_SHORT:
             return Consequence()
         others = [other for other in slots if other.endpoint is health and other is not slot and other.opened]
+        lingers = now - health.left_at <= _LINGER
         if _too_many(error) and any(now - other.heard <= _RECENT for other in others):
-            return Consequence(requeue=True, limit=self.shrink(health, len(others), now))
+            if lingers:
+                health.not_before = max(health.not_before, now + _PAUSE)
+            return Consequence(requeue=True, limit=self.shrink(health, len(others) + lingers, now))
+        if lingers and error.reply is not None and not isinstance(error, AuthenticationError) and _too_many(error):
+            # What it counts may be our own connection that we have just closed: no error of this caller's.
+            return Consequence(requeue=True, backoff=health.back_off(now, begun, 0.0))
         least = _LOGIN_BACKOFF if isinstance(error, AuthenticationError) else 0.0
         return Consequence(backoff=health.back_off(now, begun, least))
 

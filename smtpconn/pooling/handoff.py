@@ -139,7 +139,7 @@ class Handoff:
         slot.state = OPENING
 
     def _reopen(self, slot: Slot, now: float) -> None:
-        self._retire(slot)
+        self._retire(slot, now)
         slot.clear()
         slot.since = now
         slot.generation = self.generation
@@ -154,8 +154,9 @@ class Handoff:
         self._idle.append(slot)
         self._idle.sort(key=last_return)
 
-    def _retire(self, slot: Slot) -> None:
+    def _retire(self, slot: Slot, now: float) -> None:
         if slot.opened:
+            self._gate.left(slot, now)
             reason = slot.reason or "broken"
             retired, mails = self.retired.get(reason, 0) + 1, self.counters.get("messages", 0) + slot.mails
             # I36: one statement, so that no exception can come between the mark and its counter
@@ -163,7 +164,7 @@ class Handoff:
         slot.connection = None
 
     def _vacate(self, slot: Slot, now: float) -> None:
-        self._retire(slot)
+        self._retire(slot, now)
         slot.state = EMPTY
         slot.watch = None
         if len(self._slots) > self.size:

@@ -1258,3 +1258,31 @@ def test_EP6_a_login_that_is_only_put_off_is_not_asked_about_again(server: FakeS
     assert (len(asked), stats.breaker, stats.backoffs) == (1, None, 1)
     assert stats.endpoints[0].backoff >= 5.0
     pool.close()
+
+
+def test_BO7_a_server_may_still_count_the_connection_that_was_just_closed(server: FakeServer, clock: Clock) -> None:
+    """With nothing else alive it would be this caller's error: he waits for the end of the back-off instead."""
+    pool = pool_of(server, clock, max_messages=1)
+    pool.send(*ENVELOPE)
+    server.script = [unavailable("greeting"), unavailable("greeting")]
+    begun = clock.now
+    assert pool.send(*ENVELOPE).all_delivered
+    assert 1.2 <= clock.now - begun <= 1.8  # 0.5 and 1 s, each within a fifth
+    stats = pool.stats()
+    assert (stats.open_errors, stats.backoffs, stats.endpoints[0].error) == (0, 2, None)
+    clock.now += 10
+    server.script = [unavailable("greeting")]
+    with pytest.raises(ServiceUnavailableError):
+        pool.send(*ENVELOPE)
+    pool.close()
+
+
+def test_BO8_the_limit_counts_the_connection_that_was_just_closed(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock)
+    with pool.connection():
+        with pool.connection() as lease:
+            lease.close()
+        server.script = [unavailable("greeting")]
+        assert pool.send(*ENVELOPE).all_delivered
+        assert pool.stats().limit == 2
+    pool.close()
