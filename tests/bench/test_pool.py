@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +37,20 @@ def pool_of(server: ServerProcess, **options: Any) -> ConnectionPool:
     return ConnectionPool(server.host, server.port, TlsMode.NONE, timeout=20, **options)
 
 
+def tell(figures: str) -> None:
+    """A line of the report: `tox -e bench` shows what is written."""
+    sys.stdout.write(f"\n{figures}\n")
+
+
+def repeatedly(work: Callable[[], object]) -> None:
+    for _ in range(TIMES):
+        work()
+
+
 def cpu(work: Callable[[], object]) -> float:
     """Microseconds of this thread for one call of it."""
     begun = time.thread_time()
-    for _ in range(TIMES):
-        work()
+    repeatedly(work)
     return (time.thread_time() - begun) / TIMES * 1e6
 
 
@@ -67,7 +77,7 @@ def test_PG1_slots_uncontended_acquire_and_return(server: ServerProcess) -> None
             slots.give_back(claim, 45.0)
 
         cost, ratio = compared(cycle)
-    print(f"\nPG1 take and give back: {cost:.2f} us, {ratio:.0f} x a bare lock (goal 15)")
+    tell(f"PG1 take and give back: {cost:.2f} us, {ratio:.0f} x a bare lock (goal 15)")
     assert ratio < 40
 
 
@@ -80,7 +90,7 @@ def test_PG2_an_uncontended_lease_with_its_free_check(server: ServerProcess) -> 
 
         cost, ratio = compared(lease)
         assert pool.stats().opened == 1
-    print(f"\nPG2 with pool.connection(): {cost:.2f} us (goal 5), {ratio:.0f} x a bare lock (goal 20)")
+    tell(f"PG2 with pool.connection(): {cost:.2f} us (goal 5), {ratio:.0f} x a bare lock (goal 20)")
     assert ratio < 90
 
 
@@ -93,9 +103,9 @@ def test_PG2_eight_threads_on_eight_connections(server: ServerProcess) -> None:
 
         alone, _ = compared(lease)
         begun = time.process_time()
-        together([lambda: [lease() for _ in range(TIMES)]] * 8)
+        together([lambda: repeatedly(lease)] * 8)
         shared = (time.process_time() - begun) / TIMES / 8 * 1e6
-    print(f"\nPG2 8 threads on 8 connections: {shared:.2f} us, {shared / alone:.1f} x one thread (goal 2)")
+    tell(f"PG2 8 threads on 8 connections: {shared:.2f} us, {shared / alone:.1f} x one thread (goal 2)")
     assert shared < 8 * alone
 
 
@@ -172,10 +182,11 @@ def test_PG3_32_threads_on_four_connections_held_a_millisecond(server: ServerPro
             other = from_a_simple_queue(4, 32, 0.001, 1.5)
             unfair = max(found.waits) / statistics.mean(found.waits)
             rounds.append((unfair, found.least_share, found.throughput / other.throughput))
-            print(f"\nPG3 max/mean wait {unfair:.1f} (5), least share {found.least_share:.3f} (0.9), ", end="")
-            print(f"{found.throughput:.0f}/s, {rounds[-1][2]:.2f} of a SimpleQueue (0.88)", end="")
-    print()
-    # A pause of the machine lengthens one wait of one round: the best round shows what the pool does.
+            tell(
+                f"PG3 max/mean wait {unfair:.1f} (5), least share {found.least_share:.3f} (0.9), "
+                f"{found.throughput:.0f}/s, {rounds[-1][2]:.2f} of a SimpleQueue (0.88)"
+            )
+        # A pause of the machine lengthens one wait of one round: the best round shows what the pool does.
     assert min(unfair for unfair, _, _ in rounds) <= 5
     assert max(least for _, least, _ in rounds) >= 0.9
     assert max(throughput for _, _, throughput in rounds) >= 0.88
@@ -188,7 +199,7 @@ def test_PG4_8_threads_on_four_connections_held_50_milliseconds(server: ServerPr
         found = served(pool.connection, 8, 0.05, 3.0)
     other = from_a_simple_queue(4, 8, 0.05, 3.0)
     longest, ratio = max(found.waits) / 0.05, found.throughput / other.throughput
-    print(f"\nPG4 longest wait {longest:.2f} holds (1.2; never 3), throughput {ratio:.2f} of a SimpleQueue (0.97)")
+    tell(f"PG4 longest wait {longest:.2f} holds (1.2; never 3), throughput {ratio:.2f} of a SimpleQueue (0.97)")
     assert longest < 3
 
 
@@ -210,5 +221,5 @@ def test_PG6_from_return_to_the_waiter(server: ServerProcess) -> None:
                 returned[0] = time.perf_counter()
             thread.join(20)
     median = statistics.median(waits) * 1e3
-    print(f"\nPG6 return to wake-up of the waiter: median {median:.3f} ms (goal 1)")
+    tell(f"PG6 return to wake-up of the waiter: median {median:.3f} ms (goal 1)")
     assert median < 20
