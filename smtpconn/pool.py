@@ -329,28 +329,31 @@ class ConnectionPool:
         limit = seconds("timeout", timeout, zero=True)
         supply = self._here()
         until = self._system.clock() + limit
+        try:
+            self._close(supply, until)
+        except BaseException:  # I24: whatever line it struck, the pool is closed, nothing is idle, leases end on return
+            supply.close()
+            self._finished.set()
+            raise
+
+    def _close(self, supply: Supply, until: float) -> None:
         if not supply.slots.locked(self._claim_closing):
             if self._closer != threading.get_ident():
-                self._finished.wait(limit)
+                self._finished.wait(max(0.0, until - self._system.clock()))
             return
         try:
-            try:
-                supply.close()
-            finally:
-                for run in list(self._batches):
-                    run.stop()
-            if supply.voice.hook is not None:
-                supply.voice.post(events.PoolClosed)
-            if not supply.slots.drained(until):
-                for slot in supply.slots.leased():
-                    held = slot.connection
-                    if held is not None:
-                        held.abort()
-        except BaseException:
-            supply.withdraw("closed")
-            raise
+            supply.close()
         finally:
-            self._finished.set()
+            for run in list(self._batches):
+                run.stop()
+        if supply.voice.hook is not None:
+            supply.voice.post(events.PoolClosed)
+        if not supply.slots.drained(until):
+            for slot in supply.slots.leased():
+                held = slot.connection
+                if held is not None:
+                    held.abort()
+        self._finished.set()
 
     def _claim_closing(self) -> bool:
         """True for the first who closes. Caller holds the lock."""

@@ -1,3 +1,4 @@
+# ruff: noqa: E701  # critical sections are one line each, as in `slots`
 """`ConnectionPool.send_many`: mails spread over connections, outcomes as they are asked for.
 
 Knows mails, outcomes and the threads of one iterator. Refuses to know how a connection is found. Its laws: the input
@@ -83,9 +84,8 @@ class Batch:
 
     def stop(self) -> None:
         """The pool closes: what was not begun fails with `PoolClosedError`."""
-        with self._lock:
-            if self._fault is None:
-                self._fault = PoolClosedError("the pool was closed while send_many ran")
+        fault = PoolClosedError("the pool was closed while send_many ran")
+        with self._lock: self._fault = self._fault or fault
 
     # ---- the consumer's thread
 
@@ -102,13 +102,14 @@ class Batch:
                     yield self._send_alone(index, mail)
             else:
                 yield from self._spread(pulled, workers)
-        except GeneratorExit:
-            self._finish(_LAST_FLIGHTS if self._explicit else 0.0)
-            raise
-        except BaseException:
             self._finish(_LAST_FLIGHTS)
+        except BaseException as stop:
+            try:
+                self._finish(0.0 if isinstance(stop, GeneratorExit) and not self._explicit else _LAST_FLIGHTS)
+            except BaseException:  # an interrupt while it waits for the workers: they are let go all the same
+                self._finish(0.0)
+                raise
             raise
-        self._finish(_LAST_FLIGHTS)
         error = self._fault or self._ending
         if error is not None:
             raise error
@@ -159,13 +160,8 @@ class Batch:
                 ready[outcome.index] = outcome
 
     def _dispatch(self, job: tuple[int, Mail], most: int) -> None:
-        self._jobs.append(job)
-        with self._lock:
-            start = self._resting < len(self._jobs) and len(self._workers) < min(most, self._calls.limit)
-            if start:
-                worker = _Worker(self, self._calls, f"{self._calls.name}-send_many-{len(self._workers) + 1}")
-                self._workers.append(worker)
-        if start:
+        with self._lock: worker = self._recruit(job, most)
+        if worker is not None:
             try:
                 worker.start()
             except RuntimeError:  # no more threads to be had: those that there are do the work, or we do it ourselves
@@ -176,12 +172,18 @@ class Batch:
                     return
         self._work.release()
 
+    def _recruit(self, job: tuple[int, Mail], most: int) -> _Worker | None:
+        """Put the job into the queue; a worker to start, if one more is needed. Caller holds the lock."""
+        self._jobs.append(job)
+        if self._resting >= len(self._jobs) or len(self._workers) >= min(most, self._calls.limit):
+            return None
+        worker = _Worker(self, self._calls, f"{self._calls.name}-send_many-{len(self._workers) + 1}")
+        self._workers.append(worker)
+        return worker
+
     def _finish(self, patience: float) -> None:
         """No further mail is begun; wait for the workers, then cut them off (CL4)."""
-        with self._lock:
-            self._over = True
-            workers = list(self._workers)
-            self._jobs.clear()
+        with self._lock: workers = self._end()
         for _ in workers:
             self._work.release()
         for worker in workers:
@@ -197,6 +199,12 @@ class Batch:
             if worker.is_alive():
                 worker.abort()
 
+    def _end(self) -> list[_Worker]:
+        """Nothing more is begun; who is still at work. Caller holds the lock."""
+        self._over = True
+        self._jobs.clear()
+        return list(self._workers)
+
     def cancel(self, claim: Claim) -> None:
         """The claim waits for a connection no longer."""
         self._calls.supply.slots.cancel(claim)
@@ -207,17 +215,14 @@ class Batch:
         """A worker asks whether there is a mail to send, which he then takes by `next_job`; False without waiting."""
         if not wait:
             return self._work.acquire(blocking=False)
-        with self._lock:
-            self._resting += 1
+        with self._lock: self._resting += 1
         self._work.acquire()
-        with self._lock:
-            self._resting -= 1
+        with self._lock: self._resting -= 1
         return True
 
     def next_job(self) -> tuple[int, Mail] | None:
         """The mail whose turn it is; None when there is nothing more to do."""
-        with self._lock:
-            return self._jobs.popleft() if self._jobs and not self._over else None
+        with self._lock: return self._jobs.popleft() if self._jobs and not self._over else None
 
     def has_lease(self, apart_from: _Worker) -> bool:
         """True while another worker sends: the mails go on without this one."""
@@ -256,15 +261,18 @@ class Batch:
         """SM7: is the service gone, rather than this mail refused?"""
         error = outcome.error
         without_connection = isinstance(error, SmtpError) and error.__dict__.get("_without_connection", False)
-        with self._lock:
-            self._failed_in_a_row = self._failed_in_a_row + 1 if without_connection else 0
-            if not without_connection or self._fault is not None:
-                return
-            at_once = isinstance(error, PoolClosedError) or (
-                isinstance(error, (AuthenticationError, TlsError)) and error.permanent is True
-            )
-            if at_once or (self._failed_in_a_row >= _IN_A_ROW and not self._calls.has_live):
-                self._fault = error
+        with self._lock: self._count_failure(error, without_connection)
+
+    def _count_failure(self, error: BaseException | None, without_connection: bool) -> None:
+        """Caller holds the lock."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if without_connection else 0
+        if not without_connection or self._fault is not None:
+            return
+        at_once = isinstance(error, PoolClosedError) or (
+            isinstance(error, (AuthenticationError, TlsError)) and error.permanent is True
+        )
+        if at_once or (self._failed_in_a_row >= _IN_A_ROW and not self._calls.has_live):
+            self._fault = error
 
     def report(self, outcome: MailOutcome) -> None:
         """A worker has an outcome."""
