@@ -380,11 +380,13 @@ class Conversation:
         self._driver.hear_goodbye()
 
     def probe(self, budget: Budget) -> int:
-        """NOOP within the `probe` limit: the code of its reply, 0 without one. All but 250 closes the connection."""
+        """NOOP within the `probe` limit: the code of its reply, 0 without a clean one. All but 250 closes."""
         limit = Budget(budget.phase("probe"), None, 0.0)
         code = 0
         try:
             code = self._run(self._session.noop, limit).code
+            if not self._driver.is_quiet():
+                code = 0  # a surplus: it would be taken for an answer to MAIL
         except SmtpError as error:  # whatever it was: dead, and replaced (pool VA3)
             code = error.reply.code if error.reply is not None else 0
         finally:

@@ -19,6 +19,7 @@ from smtpconn.protocol.errors import Delivery, SmtpError
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import RecipientResult
 
+_TOO_MANY = 432
 Result = TypeVar("Result")
 Verb = Callable[[PooledConnection, Budget], Result]
 
@@ -162,6 +163,8 @@ class Stay:
             slot.endpoint.rset_alone = True
         if not error._unanswered or slot is None or not (slot.uses or self._served):
             return None
+        if error.reply is not None and error.reply.code == _TOO_MANY:
+            return None  # CS15: one more connection is what the server does not want
         self._served = 0
         until = self._calls.acquire_until(budget, self._calls.clock())
         return self._supply.replace(claim, error, until, budget.phases)
