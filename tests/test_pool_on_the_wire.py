@@ -170,7 +170,7 @@ def test_a_second_failure_in_a_row_is_raised(server: LoopbackServer) -> None:
     assert len(server.mails) == 1
 
 
-def test_killing_the_server_after_the_end_of_data_is_unknown_and_never_retried(server: LoopbackServer) -> None:
+def test_I30_killing_the_server_after_the_end_of_data_is_unknown_and_never_retried(server: LoopbackServer) -> None:
     """Issue A 6, pool:I30, BR6: past the commit point nothing is repeated."""
     server.fault("end of data", "EOF", nth=2)
     with pool_of(server) as pool:
@@ -378,7 +378,7 @@ def test_eight_stale_connections_cost_one_connect(server: LoopbackServer, how: s
     assert stats.retired["closing" if how == "421" else "stale"] == 8
 
 
-def test_eight_half_open_connections_cost_one_probe_and_one_connect(server: LoopbackServer) -> None:
+def test_I19_eight_half_open_connections_cost_one_probe_and_one_connect(server: LoopbackServer) -> None:
     """pool:PO10, I19, I20: the peer is silent on all of them; one NOOP is waited for, within the deadline."""
     limits = Timeouts(total=5, probe=0.3)
     with pool_of(server, max_size=8, max_connecting=8, probe_after=0.05, timeout=limits) as pool:
@@ -398,7 +398,7 @@ def test_eight_half_open_connections_cost_one_probe_and_one_connect(server: Loop
 
 
 @pytest.mark.parametrize("dead", ["refused", "silent"])
-def test_a_dead_server_makes_every_caller_fail_in_his_own_time(dead: str) -> None:
+def test_I11_a_dead_server_makes_every_caller_fail_in_his_own_time(dead: str) -> None:
     """Issue acceptance 3; pool:PO25, BO3, AQ8, I11: with the last failed connect as the cause."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -548,3 +548,50 @@ def test_I13_PO13_a_step_of_the_wall_clock_changes_nothing(
         stats = pool.stats()
     assert 0.45 <= waited[0] < 1.5
     assert (stats.opened, stats.probes) == (1, 0)
+
+
+# ---- all of it
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+def test_PO49_sixteen_threads_while_the_server_restarts_again_and_again(server: LoopbackServer, reset: bool) -> None:
+    """In short: nobody hangs, each call ends in its own time, what was said to be delivered was delivered, once."""
+    said: list[tuple[str, Delivery]] = []
+    late: list[float] = []
+    stop = threading.Event()
+
+    def work(who: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name, begun = f"{who}.{number}", time.monotonic()
+            try:
+                result = pool.send(SENDER, [RECIPIENT], f"X-Id: {name}\r\n\r\nx\r\n".encode(), timeout=3)
+                said.append((name, result.delivery))
+            except SmtpError as error:
+                said.append((name, error.delivery))
+                time.sleep(0.01)
+            late.append(time.monotonic() - begun - 3)
+
+    with pool_of(server, timeout=3) as pool:
+        threads = [threading.Thread(target=work, args=(who,), daemon=True) for who in range(16)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            stop.wait(0.6)
+            server.restart(reset=reset)
+        stop.wait(1.0)
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        stats = pool.stats()
+    counts = {message_id: count for (message_id, _), count in server.ledger.counts().items()}
+    assert max(late) < 1.0
+    assert sum(1 for _, verdict in said if verdict is Delivery.DELIVERED) > 100
+    for name, verdict in said:
+        if verdict is not Delivery.UNKNOWN:
+            assert counts.get(name, 0) == (verdict is Delivery.DELIVERED), (name, verdict)
+        assert counts.get(name, 0) <= 1
+    assert (stats.leased, stats.opening, stats.waiting) == (0, 0, 0)
+    assert stats.opened == stats.idle + sum(stats.retired.values())

@@ -172,7 +172,7 @@ def from_a_simple_queue(size: int, threads: int, hold: float, seconds: float) ->
 
 
 def test_PG3_32_threads_on_four_connections_held_a_millisecond(server: ServerProcess) -> None:
-    """Issue acceptance 1: nobody waits much longer than the mean, everybody is served alike, little is lost by it."""
+    """PO48, issue acceptance 1: no wait is much longer than the mean, everybody is served alike, little is lost."""
     with pool_of(server, max_size=4) as pool:
         with pool.connection(), pool.connection(), pool.connection(), pool.connection():
             pass

@@ -78,7 +78,7 @@ def two_idle(pool: ConnectionPool) -> None:
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in ROWS])
 def test_PO20_what_the_server_says_to_a_mail(row: Row, server: LoopbackServer) -> None:
-    """CS2-CS22, VA6, I32: the verdict, the siblings' mark, the limit; never a back-off, because no open failed."""
+    """CS2-CS9, CS12-CS22, VA6, I32: verdict, siblings' mark, limit; never a back-off, because no open failed."""
     with ConnectionPool("127.0.0.1", server.port, TlsMode.NONE, timeout=20) as pool:
         two_idle(pool)
         if row.said[0].isdigit():

@@ -514,7 +514,7 @@ def test_VA6_a_complete_transaction_lifts_the_mark(pool: ConnectionPool, server:
 # ---- failing opens
 
 
-def test_BO1_BO2_BO3_PO25_backoff_doubles_and_one_trial_is_made(server: FakeServer, clock: Clock) -> None:
+def test_BO1_BO2_BO3_PO25_DF12_backoff_doubles_and_one_trial_is_made(server: FakeServer, clock: Clock) -> None:
     pool = pool_of(server, clock)
     delays = []
     for _ in range(8):
@@ -594,7 +594,7 @@ def test_NN18_BO4_an_exception_of_the_credentials_passes_and_starts_no_backoff(
     pool.close()
 
 
-def test_BO6_PO27_the_breaker_refuses_without_a_login_and_lets_one_trial_through(
+def test_BO6_PO27_DF13_the_breaker_refuses_without_a_login_and_lets_one_trial_through(
     server: FakeServer, clock: Clock
 ) -> None:
     pool = pool_of(server, clock)
@@ -639,7 +639,7 @@ def test_BO6_live_connections_serve_while_the_breaker_is_open_and_invalidate_clo
     ],
     ids=["CS5", "CS15", "EOF before the greeting"],
 )
-def test_BO7_BO8_PO24_too_many_connections_is_a_wait_and_a_limit(
+def test_BO7_BO8_PO24_DF14_too_many_connections_is_a_wait_and_a_limit(
     server: FakeServer, clock: Clock, failure: SmtpError
 ) -> None:
     pool = pool_of(server, clock)

@@ -72,7 +72,7 @@ def test_I1_never_more_slots_are_in_use_than_the_size(clock: Clock) -> None:
     assert outcomes == [Outcome.OPEN, Outcome.OPEN, Outcome.QUEUED]
 
 
-def test_I6_I9_a_returned_connection_goes_to_the_longest_waiter(clock: Clock) -> None:
+def test_I6_I9_AQ4_a_returned_connection_goes_to_the_longest_waiter(clock: Clock) -> None:
     slots = slots_of(1, clock, idle=1)
     holder = holding(slots)
     first, second = queued(slots), queued(slots)
@@ -298,7 +298,7 @@ def test_AQ8_a_wait_that_cannot_succeed_is_not_made(clock: Clock) -> None:
     assert slots.take(Claim(slots), clock.now + 10) is Outcome.HOPELESS
 
 
-def test_I10_opens_into_empty_slots_are_limited_and_a_finished_one_lets_the_next_begin(clock: Clock) -> None:
+def test_I10_AQ3_opens_into_empty_slots_are_limited_and_a_finished_one_lets_the_next_begin(clock: Clock) -> None:
     slots = Slots(4, OpenGate(4, max_connecting=1), clock=clock, sleep=clock.sleep)
     first, second = Claim(slots), Claim(slots)
     assert slots.take(first, FAR) is Outcome.OPEN
