@@ -71,6 +71,7 @@ class Health:
         self.error: SmtpError | None = None  # of the last open, if none has succeeded since
         self.limit: int | None = None
         self.limited_at = 0.0
+        self.crowded_at = -math.inf  # when it last took no more connections (BO7)
         self.left_at = -math.inf  # when the last connection to it was closed
         self.max_messages: int | None = None  # learnt (VA9)
         self.most_mails = math.inf  # the same as a number to compare with
@@ -203,6 +204,11 @@ class Endpoints:
         limits = [health.limit for health in self.healths if health.limit is not None]
         return size if len(limits) < len(self.healths) else min(size, sum(limits))
 
+    @staticmethod
+    def is_crowded(health: Health, now: float) -> bool:
+        """It took no more connections a moment ago: to wait is better than to give up."""
+        return now - health.crowded_at <= _LINGER
+
     # ---- what happened
 
     def opened(self, slot: Slot) -> bool:
@@ -228,10 +234,12 @@ class Endpoints:
         others = [other for other in slots if other.endpoint is health and other is not slot and other.opened]
         lingers = now - health.left_at <= _LINGER
         if _too_many(error) and any(now - other.heard <= _RECENT for other in others):
+            health.crowded_at = now
             if lingers:
                 health.not_before = max(health.not_before, now + _PAUSE)
             return Consequence(requeue=True, limit=self.shrink(health, len(others) + lingers, now))
         if lingers and error.reply is not None and not isinstance(error, AuthenticationError) and _too_many(error):
+            health.crowded_at = now
             # What it counts may be our own connection that we have just closed: no error of this caller's.
             return Consequence(requeue=True, backoff=health.back_off(now, begun, 0.0))
         least = _LOGIN_BACKOFF if isinstance(error, AuthenticationError) else 0.0

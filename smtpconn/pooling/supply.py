@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 
 from smtpconn.deadline import Budget, Deadline, Timeouts
@@ -83,37 +82,9 @@ class Supply:
         slots, hook = self.slots, self.voice.hook
         if hook is not None:
             self.voice.post(events.AcquireStarted)
-        given: Credentials | None = None
         try:
             outcome = slots.take_now(claim, now, until, patient)
-            while True:
-                if outcome is CHECK:
-                    slot = claim.slot
-                    assert slot is not None
-                    reason = self._checks.examine(claim, slot, now, until, patient)
-                    if reason is None:
-                        claim.reused = slot.uses > 0
-                        claim.checked = claim.granted = True
-                        break
-                    outcome = self._discard(claim, slot, reason, until, patient)
-                    now = self.clock()
-                elif outcome is Outcome.OPEN:
-                    outcome = self._opener.open(claim, until, phases, given)
-                    given = None
-                elif outcome is Outcome.LEASED:
-                    break
-                elif outcome is Outcome.QUEUED:
-                    outcome = slots.wait(claim, until)
-                    now = self.clock()
-                elif outcome is Outcome.DOOMED:
-                    self.dispose(claim)
-                    outcome = slots.take(claim, until, patient=patient) if claim.ticket is None else Outcome.QUEUED
-                elif outcome is Outcome.OUTDATED:
-                    self.dispose(claim)
-                    outcome = slots.take(claim, until, patient=patient)
-                else:
-                    given = self._refusals.may_try_again(outcome, until)
-                    outcome = slots.take(claim, until, patient=patient)
+            self._pursue(claim, outcome, now, until, phases, patient)
         except BaseException as error:
             self._acquire_failed(error)
             raise
@@ -122,6 +93,38 @@ class Supply:
             self._announce_acquired(claim, claim.slot)
         connection: PooledConnection = claim.slot.connection
         return connection
+
+    def _pursue(
+        self, claim: Claim, outcome: Outcome, now: float, until: float, phases: Timeouts | None, patient: bool
+    ) -> None:
+        """From this outcome on, until the claim has a connection. Raises what the caller is to have instead."""
+        slots = self.slots
+        given: Credentials | None = None
+        while outcome is not Outcome.LEASED:
+            if outcome is CHECK:
+                slot = claim.slot
+                assert slot is not None
+                reason = self._checks.examine(claim, slot, now, until, patient)
+                if reason is None:
+                    claim.reused = slot.uses > 0
+                    claim.checked = claim.granted = True
+                    return
+                outcome = self._discard(claim, slot, reason, until, patient)
+            elif outcome is Outcome.OPEN:
+                outcome = self._opener.open(claim, until, phases, given)
+                given = None
+            elif outcome is Outcome.QUEUED:
+                outcome = slots.wait(claim, until)
+            elif outcome is Outcome.DOOMED:
+                self.dispose(claim)
+                outcome = slots.take(claim, until, patient=patient) if claim.ticket is None else Outcome.QUEUED
+            elif outcome is Outcome.OUTDATED:
+                self.dispose(claim)
+                outcome = slots.take(claim, until, patient=patient)
+            else:
+                given = self._refusals.may_try_again(outcome, until)
+                outcome = slots.take(claim, until, patient=patient)
+            now = self.clock()
 
     def _announce_acquired(self, claim: Claim, slot: Slot) -> None:
         waited, reused = claim.waited or 0.0, slot.uses > 0
@@ -166,25 +169,39 @@ class Supply:
         return bool(slot.connection.is_quiet()) and self.slots.keeps(claim)
 
     def replace(self, claim: Claim, error: SmtpError, until: float, phases: Timeouts | None) -> PooledConnection | None:
-        """SN2: a fresh connection in the claim's slot instead of the stale one, or None if there is no way now."""
+        """SN2: a fresh connection in the claim's slot instead of the stale one, or None if there is no way now.
+
+        Only where the server takes no more connections (BO7) may it be one that another caller has returned.
+        """
         slot = claim.slot
         if slot is None or self.clock() >= until:
             return None
-        stale, uses, endpoint = slot.connection, slot.uses, slot.endpoint.name
+        stale, uses, health, endpoint = slot.connection, slot.uses, slot.endpoint, slot.endpoint.name
         if stale.is_shutting_down or isinstance(error, ConnectionLostError):
             self._checks.signalled(slot, stale, error)
         self.slots.condemn(claim, "closing" if stale.closing_reply is not None else "stale")
         self._close(slot)
         claim.checked = False
-        if not self.slots.replace(claim):
+        replaced = self.slots.replace(claim)
+        if not replaced and not self.slots.locked(self.endpoints.is_crowded, health, self.clock()):
             return None
         self.count("stale_retries")
         self.voice.retried(stale, endpoint, error, uses)
-        outcome = self._opener.open(claim, until, phases)
-        if outcome is not Outcome.LEASED:
+        if replaced:
+            outcome = self._opener.open(claim, until, phases)
+        else:
+            self.slots.vacate(slot, claim)
+            outcome = self.slots.take(claim, until)
+        if outcome in (Outcome.CLOSED, Outcome.OUTDATED):
             self.dispose(claim)
             return None
-        connection: PooledConnection = slot.connection
+        try:
+            # BO7: where the server takes no more connections for now, this caller waits in the queue as others do.
+            self._pursue(claim, outcome, self.clock(), until, phases, True)
+        except SmtpError:
+            return None
+        assert claim.slot is not None
+        connection: PooledConnection = claim.slot.connection
         return connection
 
     def leave(self, claim: Claim, rest: Deadline | None = None, error: BaseException | None = None) -> None:
@@ -328,7 +345,10 @@ class Supply:
         slot.mails = connection.mails
         try:
             if reason == "leaked":
-                self._report_leak(slot)
+                watch = slot.culprit
+                thread = watch.thread.name if watch is not None else "?"
+                endpoint = slot.endpoint.name if slot.endpoint is not None else ""
+                self.voice.leaked(connection, endpoint, thread, getattr(watch, "stack", None))
                 connection.abort()
             if reason in _POLITE and connection.usable:
                 connection.leave(None if rest is None or self.slots.waiting else self._quit_budget(rest))
@@ -351,15 +371,3 @@ class Supply:
     def _quit_budget(self, rest: Deadline) -> Budget:
         limit = min(_QUIT_WAIT, self.settings.phases.quit) if self.settings.phases is not None else _QUIT_WAIT
         return Budget(rest.within(limit), None, 0.0)
-
-    def _report_leak(self, slot: Slot) -> None:
-        watch = slot.culprit
-        thread = watch.thread.name if watch is not None else "?"
-        stack = getattr(watch, "stack", None)
-        endpoint = slot.endpoint.name if slot.endpoint is not None else ""
-        if self.voice.hook is not None:
-            self.voice.post(events.Leaked, of=slot.connection, endpoint=endpoint, holder=thread)
-        where = f"\n{stack}" if stack else ""
-        self.voice.warning(endpoint, "a lease taken by thread %s was dropped, not returned%s", thread, where)
-        text = f"a lease of {self.voice.name} taken by thread {thread} was dropped, not returned: use `with`{where}"
-        warnings.warn(text, ResourceWarning, stacklevel=2)

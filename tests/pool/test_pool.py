@@ -1286,3 +1286,17 @@ def test_BO8_the_limit_counts_the_connection_that_was_just_closed(server: FakeSe
         assert pool.send(*ENVELOPE).all_delivered
         assert pool.stats().limit == 2
     pool.close()
+
+
+def test_SN2_BO7_a_retry_that_finds_too_many_connections_waits_for_one(server: FakeServer, clock: Clock) -> None:
+    """The server still counts the connection that it has just ended: no error of this caller's."""
+    pool = pool_of(server, clock)
+    pool.send(*ENVELOPE)
+    server.acts = [unavailable(unanswered=True)]
+    server.script = [unavailable("greeting")]
+    with pool.connection() as lease:
+        lease.noop()
+    assert pool.send(*ENVELOPE).all_delivered
+    stats = pool.stats()
+    assert (stats.stale_retries, stats.open_errors, stats.opened) == (1, 0, 2)
+    pool.close()
