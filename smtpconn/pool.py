@@ -150,7 +150,7 @@ class ConnectionPool:
         """An empty pool in this process."""
         system = self._system
         voice = Announcer(settings.name, settings.on_event, system.clock)
-        self._batches: weakref.WeakSet[Batch] = weakref.WeakSet()
+        self._batches: set[weakref.ref[Batch]] = set()
         self._min_size = settings.min_size
         self._closer: int | None = None
         self._finished = threading.Event()
@@ -243,7 +243,7 @@ class ConnectionPool:
         self._here()
         self._calls.budget(timeout)  # a wrong timeout is refused now, not with the first mail
         run = Batch(self._calls, mails, concurrency, timeout, ordered=ordered)
-        self._batches.add(run)
+        self._batches.add(weakref.ref(run, self._batches.discard))
         outcomes = run.outcomes()
         return MailOutcomes(outcomes, f"{self._settings.name}.send_many()", lambda: run.close(outcomes))
 
@@ -344,8 +344,10 @@ class ConnectionPool:
         try:
             supply.close()
         finally:
-            for run in list(self._batches):
-                run.stop()
+            for reference in list(self._batches):
+                run = reference()
+                if run is not None:
+                    run.stop()
         if supply.voice.hook is not None:
             supply.voice.post(events.PoolClosed)
         if not supply.slots.drained(until):
