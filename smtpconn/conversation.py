@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from smtpconn import handshake
@@ -57,6 +57,7 @@ class Conversation:
         self.clock = time.monotonic
         self._active = self.clock()  # when the last call ended
         self.fallen: SmtpError | None = None  # what ended the last flight behind the final replies in it
+        self._parting = False  # QUIT was written, its answer may come
         self._ended = False  # by QUIT, or SessionAborted was published: no event may follow
         local = getattr(transport, "local_address", None)
         session = Session(opening.protocol, ehlo_domain(opening.ehlo_domain, local))
@@ -183,8 +184,9 @@ class Conversation:
         session = self._session
         said = False
         try:
-            if session.may_quit and self._driver.is_quiet():
-                said = self._driver.run(session.quit(), Budget(budget.phase("quit"), budget.phases, 0.0))
+            if self._parting or (session.may_quit and self._driver.is_quiet()):
+                flow = session.quit(written=self._parting)
+                said = self._driver.run(flow, Budget(budget.phase("quit"), budget.phases, 0.0))
                 if said:
                     self._publish(audit.QuitCompleted)
                 self._ended = True
@@ -236,6 +238,7 @@ class Conversation:
             self._closed_by_owner = True
             if budget is None:
                 self._drop_a_line()
+                self._ended = self._ended or self._parting
                 self._shut()
             else:
                 self._end(budget)
@@ -247,16 +250,21 @@ class Conversation:
                 raise
             self.close()  # somebody is in the middle of a call
 
+    def part(self) -> None:
+        """Write QUIT and wait for nothing: `leave` reads the answer, so that many may part together (pool CL2)."""
+        with contextlib.suppress(SmtpError):  # somebody is in the middle of a call
+            self._in_turn(Budget(Deadline.after(0.0), None, 0.0), self._drop_a_line)
+
     def _drop_a_line(self) -> None:
         """QUIT without waiting: RFC 5321 section 4.1.1.10 asks for the command, nobody here has time for its answer."""
         session = self._session
         try:
-            if session.may_quit and self._driver.is_quiet():
+            if not self._parting and session.may_quit and self._driver.is_quiet():
                 step = Step(commands.quit_(), (ledger.Entry(ledger.QUIT),), ledger.QUIT.stage)
                 if self._journal.is_wired():
                     self._journal.writing(step)
                 self._driver.transport.send(step.octets, 0.0)
-                self._ended = True
+                self._parting = True
         except OSError:
             pass
 
@@ -333,6 +341,11 @@ class Conversation:
         return self._session.noops
 
     @property
+    def domains(self) -> Set[bytes]:
+        """The domains of recipients so far; empty where the server does not limit them (RFC 9422, LI4)."""
+        return self._session.domains
+
+    @property
     def rset_alone(self) -> bool:
         """True if RSET is awaited before the next MAIL, because this endpoint cannot take both in one flight (D8)."""
         return self._session.rset_alone
@@ -345,18 +358,24 @@ class Conversation:
         """The free check (pool VA1): no octet, end or error waits. Costs no round trip."""
         return self._driver.is_quiet()
 
-    def probe(self, budget: Budget) -> bool:
-        """NOOP within the `probe` limit; True for exactly 250. Anything else closes the connection and is False."""
+    def hear_goodbye(self) -> None:
+        """After `is_quiet` was False: keep a 421 that waits as `closing_reply` (pool VA1)."""
+        self._driver.hear_goodbye()
+
+    def probe(self, budget: Budget) -> int:
+        """NOOP within the `probe` limit: the code of its reply, 0 without a clean one. All but 250 closes."""
         limit = Budget(budget.phase("probe"), None, 0.0)
-        alive = False
+        code = 0
         try:
-            alive = self._run(self._session.noop, limit).code == 250
-        except SmtpError:
-            pass  # whatever it was: dead, and replaced (pool VA3)
+            code = self._run(self._session.noop, limit).code
+            if not self._driver.is_quiet():
+                code = 0  # a surplus: it would be taken for an answer to MAIL
+        except SmtpError as error:  # whatever it was: dead, and replaced (pool VA3)
+            code = error.reply.code if error.reply is not None else 0
         finally:
-            if not alive:
+            if code != 250:
                 self.close()
-        return alive
+        return code
 
     def command(self, verb: str, argument: str | None, budget: Budget) -> Reply:
         """VRFY, EXPN, HELP or NOOP: the reply. NOOP raises for 4yz and 5yz."""

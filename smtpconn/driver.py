@@ -324,6 +324,17 @@ class Driver:
         except OSError:
             return False  # a transport of the caller's that cannot even look (BR12): the read behind it says why
 
+    def hear_goodbye(self) -> None:
+        """After a failed look: the first reply that waits is kept if it is a 421 or 221, and answers nothing (VA1)."""
+        session = self.session
+        try:
+            self._take_in()
+            reply = session.parser.next_reply()
+        except (OSError, MalformedReplyError):
+            return
+        if reply is not None and reply.code in (421, 221) and session.closing is None:
+            session.closing = reply
+
     def _look(self, kind: Kind) -> None:
         """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""
         if self.is_quiet():

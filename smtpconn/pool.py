@@ -150,7 +150,7 @@ class ConnectionPool:
         """An empty pool in this process."""
         system = self._system
         voice = Announcer(settings.name, settings.on_event, system.clock)
-        self._batches: weakref.WeakSet[Batch] = weakref.WeakSet()
+        self._batches: set[weakref.ref[Batch]] = set()
         self._min_size = settings.min_size
         self._closer: int | None = None
         self._finished = threading.Event()
@@ -243,7 +243,7 @@ class ConnectionPool:
         self._here()
         self._calls.budget(timeout)  # a wrong timeout is refused now, not with the first mail
         run = Batch(self._calls, mails, concurrency, timeout, ordered=ordered)
-        self._batches.add(run)
+        self._batches.add(weakref.ref(run, self._batches.discard))
         outcomes = run.outcomes()
         return MailOutcomes(outcomes, f"{self._settings.name}.send_many()", lambda: run.close(outcomes))
 
@@ -267,9 +267,9 @@ class ConnectionPool:
 
     def connection(self, timeout: float | None = None) -> Lease:
         """A connection for a `with` block. `timeout`: seconds to acquire it in; 0: only one that is idle now."""
-        limit = self._settings.acquire_timeout if timeout is None else seconds("timeout", timeout, zero=True)
-        clock = self._system.clock
-        return Lease(self._here(), lambda: (clock() + limit, limit > 0), self._settings.timeout)
+        settings = self._settings
+        limit = settings.acquire_timeout if timeout is None else seconds("timeout", timeout, zero=True)
+        return Lease(self._here, limit, settings.timeout)
 
     # ---- the pool as a whole
 
@@ -329,28 +329,33 @@ class ConnectionPool:
         limit = seconds("timeout", timeout, zero=True)
         supply = self._here()
         until = self._system.clock() + limit
+        try:
+            self._close(supply, until)
+        except BaseException:  # I24: whatever line it struck, the pool is closed, nothing is idle, leases end on return
+            supply.close()
+            self._finished.set()
+            raise
+
+    def _close(self, supply: Supply, until: float) -> None:
         if not supply.slots.locked(self._claim_closing):
             if self._closer != threading.get_ident():
-                self._finished.wait(limit)
+                self._finished.wait(max(0.0, until - self._system.clock()))
             return
         try:
-            try:
-                supply.close()
-            finally:
-                for run in list(self._batches):
-                    run.stop()
-            if supply.voice.hook is not None:
-                supply.voice.post(events.PoolClosed)
-            if not supply.slots.drained(until):
-                for slot in supply.slots.leased():
-                    held = slot.connection
-                    if held is not None:
-                        held.abort()
-        except BaseException:
-            supply.withdraw("closed")
-            raise
+            supply.close()
         finally:
-            self._finished.set()
+            for reference in list(self._batches):
+                run = reference()
+                if run is not None:
+                    run.stop()
+        if supply.voice.hook is not None:
+            supply.voice.post(events.PoolClosed)
+        if not supply.slots.drained(until):
+            for slot in supply.slots.leased():
+                held = slot.connection
+                if held is not None:
+                    held.abort()
+        self._finished.set()
 
     def _claim_closing(self) -> bool:
         """True for the first who closes. Caller holds the lock."""

@@ -45,6 +45,18 @@ def ready_once(fd: int, events: int, timeout: float | None) -> bool:
     return bool(poll.poll(None if timeout is None else min(_LONGEST_POLL, math.ceil(timeout * 1000))))
 
 
+def looker(fd: int, events: int) -> Callable[[int], object]:
+    """A look that is made often: `look(0)` is true if the descriptor is ready, or at an end; it waits for nothing.
+
+    The descriptor is registered once, so that each look is one call.
+    """
+    if not hasattr(select, "poll"):
+        return lambda timeout: ready_once(fd, events, timeout)
+    poll = select.poll()
+    poll.register(fd, events)
+    return poll.poll
+
+
 def wait(fd: int, events: int, at: float | None) -> None:
     """Wait until the descriptor is ready. Raises TimeoutError once the moment has passed."""
     while True:

@@ -18,7 +18,7 @@ from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import Delivery, SmtpError
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.ledger import END
-from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.mail import Mail, domains_of
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 from smtpconn.protocol.transaction import Attempt
@@ -65,7 +65,10 @@ class Sending(Conversation):
         session = self._session
         if mail.email_message is not None:
             mail = message.serialised(mail, session.capabilities)
-        return Attempt(Outgoing(mail, session, self._opening.policy, chunking=chunking), session)
+        attempt = Attempt(Outgoing(mail, session, self._opening.policy, chunking=chunking), session)
+        if "RCPTDOMAINMAX" in session.capabilities.limits:
+            session.domains |= domains_of(attempt.outgoing.recipients)
+        return attempt
 
     @property
     def _may_burst(self) -> bool:

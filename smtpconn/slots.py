@@ -28,7 +28,10 @@ class Slots(Upkeep):
 
     def take(self, claim: Claim, until: float, *, patient: bool = True) -> Outcome:
         """AQ1 to AQ3: CHECK, OPEN, QUEUED, DOOMED, BUSY (only if not patient), OVERLOADED, HOPELESS or CLOSED."""
-        now = self._clock()
+        return self.take_now(claim, self._clock(), until, patient)
+
+    def take_now(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:
+        """`take` by a caller who has just looked at the clock."""
         with self.lock: return self._take(claim, now, until, patient)
 
     def _take(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:
@@ -93,11 +96,12 @@ class Slots(Upkeep):
             self._mend(now)
         self._unsettled = True
         outcome = Outcome.QUEUED
-        if ticket.state is TicketState.WAITING and self._leaked and self._condemn(claim, now, expired=False):
-            outcome = Outcome.DOOMED
-        elif ticket.state is TicketState.WAITING and self._head(now) is ticket:
-            self._timed = ticket
-            self._serve(now)
+        if ticket.state is TicketState.WAITING:
+            if self._leaked and self._condemn(claim, now, expired=False):
+                outcome = Outcome.DOOMED
+            elif (self._vacant or self._idle) and self._head(now) is ticket:
+                self._timed = ticket
+                self._serve(now)
         if ticket.state is TicketState.GRANTED:
             outcome = self._accept(claim, ticket, now, until)
         elif ticket.state is TicketState.CLOSED:
@@ -108,7 +112,9 @@ class Slots(Upkeep):
             outcome = Outcome.HOPELESS
         if outcome in (Outcome.EXPIRED, Outcome.HOPELESS):
             self._abandon(ticket, now)
-        seconds = self._nap(ticket, now, until) if outcome is Outcome.QUEUED else 0.0
+        seconds = 0.0
+        if outcome is Outcome.QUEUED:
+            seconds = self._nap(ticket, now, until)
         self._unsettled = False
         return outcome, seconds
 
@@ -264,6 +270,19 @@ class Slots(Upkeep):
             slot.state = CLOSING
         self._unsettled = False
         return reason
+
+    def keeps(self, claim: Claim) -> bool:
+        """SM4: True if the claim may use its connection again: it is fit, and nobody but its own party waits."""
+        now = self._clock()
+        with self.lock: return self._keeps(claim, now)
+
+    def _keeps(self, claim: Claim, now: float) -> bool:
+        if self._unsettled:
+            self._mend(now)
+        slot = self._owned(claim)
+        if slot is None or slot.state is not LEASED or self._unfit(slot, now) is not None:
+            return False
+        return not any(ticket.party is not claim.party and now < ticket.until for ticket in self._queue.values())
 
     def condemn(self, claim: Claim, reason: str) -> Slot | None:
         """The claim's connection is to be closed by the caller, for that reason; None if the claim owns none."""

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
-from smtpconn.readiness import READ, WRITE, as_loss, moment, ready_once, rest_until, retry, wait, wanted_by
+from smtpconn.readiness import READ, WRITE, as_loss, looker, moment, rest_until, retry, wait, wanted_by
 from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo
 from smtpconn.tls_context import handshake_error, ssl_context
 
@@ -188,6 +188,7 @@ class SocketTransport(_Base):
 
     def __init__(self, sock: socket.socket, peer: str, host: str | None = None) -> None:
         super().__init__(sock, peer, host)
+        self._look = looker(sock.fileno(), READ)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # a tunnel's socket may refuse; it costs time only
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -218,9 +219,11 @@ class SocketTransport(_Base):
 
     def readable(self) -> bool:
         """See `Transport.readable`. A closed transport is: its error is there."""
-        if self._gone == "closed":
-            return True
-        return ready_once(self._fd(), READ, 0.0)
+        if self._gone is not None:
+            if self._gone == "closed":
+                return True
+            self._check_open()
+        return bool(self._look(0))
 
     def start_tls(self, config: TlsConfig, timeout: float | None) -> TlsTransport:
         """See `Transport.start_tls`. After a failure the socket is closed."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -13,14 +16,18 @@ import pytest
 
 from smtpconn import (
     AuthenticationError,
+    ConnectError,
     ConnectionPool,
     Delivery,
     DeliveryUnknownError,
+    Lease,
     Mail,
     PermanentReplyError,
+    PoolTimeoutError,
     RecipientsRefusedError,
     ServiceUnavailableError,
     SmtpError,
+    Timeouts,
     TlsConfig,
     TlsMode,
     UsageError,
@@ -163,7 +170,7 @@ def test_a_second_failure_in_a_row_is_raised(server: LoopbackServer) -> None:
     assert len(server.mails) == 1
 
 
-def test_killing_the_server_after_the_end_of_data_is_unknown_and_never_retried(server: LoopbackServer) -> None:
+def test_I30_killing_the_server_after_the_end_of_data_is_unknown_and_never_retried(server: LoopbackServer) -> None:
     """Issue A 6, pool:I30, BR6: past the commit point nothing is repeated."""
     server.fault("end of data", "EOF", nth=2)
     with pool_of(server) as pool:
@@ -342,3 +349,249 @@ def test_no_refusal_of_auth_in_a_lease_leaves_the_password_in_a_traceback(verb: 
     frames = [frame for frame in shown.stack if f"{os.sep}smtpconn{os.sep}" in frame.filename]
     assert frames
     assert not [frame for frame in frames if "hunter2" in str(frame.locals)]
+
+
+# ---- many dead connections, a dead server
+
+
+@pytest.mark.parametrize("how", ["closed", "421", "reset"])
+def test_eight_stale_connections_cost_one_connect(server: LoopbackServer, how: str) -> None:
+    """Issue acceptance 3; pool:PO11, I11, VA1: no NOOP, one open, within the time of one connect."""
+    with pool_of(server, max_size=8, max_connecting=8) as pool:
+        leases = [pool.connection() for _ in range(8)]
+        for lease in leases:
+            lease.__enter__()
+        for lease in leases:
+            lease.__exit__(None, None, None)
+        assert pool.stats().idle == 8
+        if how == "421":
+            assert server.close_idle("421 4.3.2 shutting down") == 8
+        else:
+            server.restart(reset=how == "reset")
+        begun = time.monotonic()
+        assert send(pool).all_delivered
+        elapsed = time.monotonic() - begun
+        stats = pool.stats()
+    assert elapsed < 2
+    assert (stats.opened, stats.probes, stats.idle, stats.stale_retries) == (9, 0, 1, 0)
+    assert stats.checks_failed == 8
+    assert stats.retired["closing" if how == "421" else "stale"] == 8
+
+
+def test_I19_eight_half_open_connections_cost_one_probe_and_one_connect(server: LoopbackServer) -> None:
+    """pool:PO10, I19, I20: the peer is silent on all of them; one NOOP is waited for, within the deadline."""
+    limits = Timeouts(total=5, probe=0.3)
+    with pool_of(server, max_size=8, max_connecting=8, probe_after=0.05, timeout=limits) as pool:
+        leases = [pool.connection() for _ in range(8)]
+        for lease in leases:
+            lease.__enter__()
+        for lease in leases:
+            lease.__exit__(None, None, None)
+        server.fault("NOOP", "silence", nth=set(range(1, 9)))
+        time.sleep(0.1)  # longer than probe_after
+        begun = time.monotonic()
+        assert send(pool).all_delivered
+        elapsed = time.monotonic() - begun
+        stats = pool.stats()
+    assert 0.3 <= elapsed < 2.5
+    assert (stats.probes, stats.probe_failures, stats.retired["probe"], stats.opened) == (1, 1, 8, 9)
+
+
+@pytest.mark.parametrize("dead", ["refused", "silent"])
+def test_I11_a_dead_server_makes_every_caller_fail_in_his_own_time(dead: str) -> None:
+    """Issue acceptance 3; pool:PO25, BO3, AQ8, I11: with the last failed connect as the cause."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if dead == "silent":
+            listener.listen(64)  # the kernel connects, nobody greets
+        timeouts = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]
+        failed: dict[int, tuple[float, SmtpError]] = {}
+        gate = threading.Barrier(len(timeouts))
+        port = listener.getsockname()[1]
+        with ConnectionPool("127.0.0.1", port, TlsMode.NONE, timeout=20, max_size=4) as pool:
+
+            def work(number: int) -> None:
+                gate.wait(20)
+                begun = time.monotonic()
+                try:
+                    pool.send(SENDER, [RECIPIENT], BODY, timeout=timeouts[number])
+                except SmtpError as error:
+                    failed[number] = time.monotonic() - begun, error
+
+            in_threads(len(timeouts), work)
+            stats = pool.stats()
+    assert len(failed) == len(timeouts)
+    causes = []
+    for number, (elapsed, error) in failed.items():
+        assert elapsed <= timeouts[number] + 0.3, (number, elapsed, error)
+        assert error.delivery is Delivery.NOT_DELIVERED
+        assert error.retry_safe
+        if isinstance(error, PoolTimeoutError):
+            causes.append(error.__cause__)
+    if dead == "refused":
+        assert all(isinstance(cause, ConnectError) for cause in causes)
+        assert causes, "those who queued"
+    assert (stats.leased, stats.opening, stats.waiting, stats.idle) == (0, 0, 0, 0)
+
+
+# ---- close and fork
+
+
+def test_close_says_quit_on_all_connections_before_it_waits_for_one() -> None:
+    """pool:CL2: four servers' answers to QUIT take 0.4 s each; together they take no longer than one."""
+    with LoopbackServer(rtt=0.4) as server:
+        pool = pool_of(server, max_connecting=4)
+        together = threading.Barrier(4)
+
+        def take(number: int) -> None:
+            with pool.connection(timeout=20):
+                together.wait(20)
+
+        in_threads(4, take)
+        begun = time.monotonic()
+        pool.close()
+        elapsed = time.monotonic() - begun
+    assert elapsed < 1.0
+    assert [session.commands[-1] for session in server.sessions] == ["QUIT"] * 4
+    assert [session.closed_by for session in server.sessions] == ["QUIT"] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("tls", [None, "implicit"], ids=["plain", "tls"])
+def test_fifty_forked_children_write_nothing_to_the_parents_sockets(
+    tls: Literal["implicit"] | None, authority: TestAuthority
+) -> None:
+    """Issue acceptance 4; pool:I27, LE6, PO35: idle, leased, opening, and the lock held by another thread."""
+    options: dict[str, Any] = {"tls": tls, "ca": authority} if tls else {}
+    with LoopbackServer(**options) as server:
+        config = {"tls_config": TlsConfig(trust=authority.pem, server_name="localhost")} if tls else {}
+        mode = TlsMode.IMPLICIT if tls else TlsMode.NONE
+        with pool_of(server, mode, max_size=3, **config) as pool, pool.connection() as lease:
+            assert lease.send(SENDER, [RECIPIENT], BODY).all_delivered
+            assert send(pool).all_delivered
+            stop, opening = threading.Event(), threading.Event()
+
+            def churn() -> None:
+                while not stop.is_set():
+                    with pool.connection(timeout=20):
+                        opening.set()
+                    pool.stats()
+
+            threads = [threading.Thread(target=churn, daemon=True) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            assert opening.wait(20)
+            octets = server.sessions[0].octets
+            for number in range(50):
+                _fork_and_use(pool, lease, number)
+            stop.set()
+            for thread in threads:
+                thread.join(20)
+            assert server.sessions[0].octets == octets
+            assert lease.send(SENDER, [RECIPIENT], BODY).all_delivered
+            assert send(pool).all_delivered
+            assert pool.stats().opened <= 3
+        assert server.violations == []
+        assert len(server.mails) == 4 + 50
+        commands = [session.commands for session in server.sessions]
+    # Every session but the children's lives until the parent says QUIT, and has no command that he did not write.
+    assert sum(session.count("MAIL") for session in commands) == 54
+    assert sum(session.count("QUIT") for session in commands) == len(commands)
+
+
+def _fork_and_use(pool: ConnectionPool, lease: Lease, number: int) -> None:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if number % 2:
+                with contextlib.suppress(UsageError):
+                    lease.noop(timeout=5)
+                    os._exit(3)
+            status = 0 if send(pool).all_delivered else 2
+            pool.close()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# ---- the wall clock
+
+
+@pytest.mark.parametrize("step", [86_400.0, -86_400.0], ids=["a day on", "a day back"])
+def test_I13_PO13_a_step_of_the_wall_clock_changes_nothing(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """Issue acceptance 6: neither while a connection is idle nor while a caller waits."""
+    real, moved = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + moved[0])
+    with pool_of(server, max_size=1) as pool:
+        assert send(pool).all_delivered
+        moved[0] = step
+        assert send(pool).all_delivered
+        waited: list[float] = []
+
+        def wait(number: int) -> None:
+            begun = time.monotonic()
+            with pytest.raises(PoolTimeoutError):
+                pool.send(SENDER, [RECIPIENT], BODY, timeout=0.5)
+            waited.append(time.monotonic() - begun)
+
+        with pool.connection():
+            thread = threading.Thread(target=wait, args=(0,))
+            thread.start()
+            while not pool.stats().waiting:
+                time.sleep(0.001)
+            moved[0] = -step
+            thread.join(20)
+        stats = pool.stats()
+    assert 0.45 <= waited[0] < 1.5
+    assert (stats.opened, stats.probes) == (1, 0)
+
+
+# ---- all of it
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+def test_PO49_sixteen_threads_while_the_server_restarts_again_and_again(server: LoopbackServer, reset: bool) -> None:
+    """In short: nobody hangs, each call ends in its own time, what was said to be delivered was delivered, once."""
+    said: list[tuple[str, Delivery]] = []
+    late: list[float] = []
+    stop = threading.Event()
+
+    def work(who: int) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name, begun = f"{who}.{number}", time.monotonic()
+            try:
+                result = pool.send(SENDER, [RECIPIENT], f"X-Id: {name}\r\n\r\nx\r\n".encode(), timeout=3)
+                said.append((name, result.delivery))
+            except SmtpError as error:
+                said.append((name, error.delivery))
+                time.sleep(0.01)
+            late.append(time.monotonic() - begun - 3)
+
+    with pool_of(server, timeout=3) as pool:
+        threads = [threading.Thread(target=work, args=(who,), daemon=True) for who in range(16)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            stop.wait(0.6)
+            server.restart(reset=reset)
+        stop.wait(1.0)
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        stats = pool.stats()
+    counts = {message_id: count for (message_id, _), count in server.ledger.counts().items()}
+    assert max(late) < 1.0
+    assert sum(1 for _, verdict in said if verdict is Delivery.DELIVERED) > 100
+    for name, verdict in said:
+        if verdict is not Delivery.UNKNOWN:
+            assert counts.get(name, 0) == (verdict is Delivery.DELIVERED), (name, verdict)
+        assert counts.get(name, 0) <= 1
+    assert (stats.leased, stats.opening, stats.waiting) == (0, 0, 0)
+    assert stats.opened == stats.idle + sum(stats.retired.values())

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,15 @@ class Announcer:
         self.warning(endpoint, "%s takes %d connections for now", endpoint, limit)
         if self.hook is not None:
             self.post(events.Limited, endpoint=endpoint, limit=limit, code=code)
+
+    def leaked(self, connection: Any, endpoint: str, thread: str, stack: str | None) -> None:
+        """A lease was dropped (LE4). Raises what a filter makes of the `ResourceWarning`."""
+        if self.hook is not None:
+            self.post(events.Leaked, of=connection, endpoint=endpoint, holder=thread)
+        where = f"\n{stack}" if stack else ""
+        self.warning(endpoint, "a lease taken by thread %s was dropped, not returned%s", thread, where)
+        text = f"a lease of {self.name} taken by thread {thread} was dropped, not returned: use `with`{where}"
+        warnings.warn(text, ResourceWarning, stacklevel=3)
 
     def warning(self, endpoint: str, text: str, *values: object) -> None:
         """A limit, the breaker, a fail-over, a leak."""

@@ -1,9 +1,10 @@
+# ruff: noqa: E701  # critical sections are one line each, as in `slots`
 """`ConnectionPool.send_many`: mails spread over connections, outcomes as they are asked for.
 
 Knows mails, outcomes and the threads of one iterator. Refuses to know how a connection is found. Its laws: the input
 is iterated in the thread that asks; at most `window` mails are pulled and not yet yielded; each pulled mail has one
-outcome; a connection goes back to the pool at the end of each mail, so callers outside the batch wait for one mail at
-most; no worker outlives the batch.
+outcome; a worker keeps its connection from mail to mail, but callers outside the batch wait for one mail at most; no
+worker outlives the batch.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from collections.abc import Generator, Iterable, Iterator
 
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.outcomes import MailOutcome
-from smtpconn.pooling.calls import Calls
+from smtpconn.pooling.calls import Calls, Stay
 from smtpconn.pooling.claims import Claim
 from smtpconn.pooling.endpoints import without_traceback
-from smtpconn.pooling.pooled import PooledConnection
 from smtpconn.pooling.settings import whole
 from smtpconn.protocol.errors import (
     AuthenticationError,
     Delivery,
     PoolClosedError,
+    PoolTimeoutError,
     SmtpError,
     TlsError,
     UsageError,
@@ -37,6 +38,7 @@ from smtpconn.protocol.result import RecipientResult, SendResult
 WINDOW = 4  # mails pulled and not yet yielded, for each worker (SM3)
 _LAST_FLIGHTS = 5.0  # seconds that mails under way may take once nobody wants outcomes any more (SM8)
 _IN_A_ROW = 3  # SM7
+_LOOK_AGAIN = 0.05  # seconds
 
 
 class Batch:
@@ -83,9 +85,8 @@ class Batch:
 
     def stop(self) -> None:
         """The pool closes: what was not begun fails with `PoolClosedError`."""
-        with self._lock:
-            if self._fault is None:
-                self._fault = PoolClosedError("the pool was closed while send_many ran")
+        fault = PoolClosedError("the pool was closed while send_many ran")
+        with self._lock: self._fault = self._fault or fault
 
     # ---- the consumer's thread
 
@@ -99,16 +100,17 @@ class Batch:
         try:
             if workers == 1:
                 for index, mail in pulled:
-                    yield self.send(index, mail, None)
+                    yield self._send_alone(index, mail)
             else:
                 yield from self._spread(pulled, workers)
-        except GeneratorExit:
-            self._finish(_LAST_FLIGHTS if self._explicit else 0.0)
-            raise
-        except BaseException:
             self._finish(_LAST_FLIGHTS)
+        except BaseException as stop:
+            try:
+                self._finish(0.0 if isinstance(stop, GeneratorExit) and not self._explicit else _LAST_FLIGHTS)
+            except BaseException:  # an interrupt while it waits for the workers: they are let go all the same
+                self._finish(0.0)
+                raise
             raise
-        self._finish(_LAST_FLIGHTS)
         error = self._fault or self._ending
         if error is not None:
             raise error
@@ -159,29 +161,30 @@ class Batch:
                 ready[outcome.index] = outcome
 
     def _dispatch(self, job: tuple[int, Mail], most: int) -> None:
-        self._jobs.append(job)
-        with self._lock:
-            start = self._resting < len(self._jobs) and len(self._workers) < most
-            if start:
-                worker = _Worker(self, f"{self._calls.name}-send_many-{len(self._workers) + 1}")
-                self._workers.append(worker)
-        if start:
+        with self._lock: worker = self._recruit(job, most)
+        if worker is not None:
             try:
                 worker.start()
             except RuntimeError:  # no more threads to be had: those that there are do the work, or we do it ourselves
                 self._workers.remove(worker)
                 if not self._workers:
                     self._jobs.pop()
-                    self.report(self.send(*job, None))
+                    self.report(self._send_alone(*job))
                     return
         self._work.release()
 
+    def _recruit(self, job: tuple[int, Mail], most: int) -> _Worker | None:
+        """Put the job into the queue; a worker to start, if one more is needed. Caller holds the lock."""
+        self._jobs.append(job)
+        if self._resting >= len(self._jobs) or len(self._workers) >= min(most, self._calls.limit):
+            return None
+        worker = _Worker(self, self._calls, f"{self._calls.name}-send_many-{len(self._workers) + 1}")
+        self._workers.append(worker)
+        return worker
+
     def _finish(self, patience: float) -> None:
         """No further mail is begun; wait for the workers, then cut them off (CL4)."""
-        with self._lock:
-            self._over = True
-            workers = list(self._workers)
-            self._jobs.clear()
+        with self._lock: workers = self._end()
         for _ in workers:
             self._work.release()
         for worker in workers:
@@ -190,10 +193,18 @@ class Batch:
             return
         until = self._calls.clock() + patience
         for worker in workers:
-            worker.join(max(0.0, until - self._calls.clock()))
+            while worker.is_alive() and self._calls.clock() < until:
+                worker.cancel_waiting()  # it may have begun to wait just now
+                worker.join(min(_LOOK_AGAIN, max(0.0, until - self._calls.clock())))
         for worker in workers:
             if worker.is_alive():
                 worker.abort()
+
+    def _end(self) -> list[_Worker]:
+        """Nothing more is begun; who is still at work. Caller holds the lock."""
+        self._over = True
+        self._jobs.clear()
+        return list(self._workers)
 
     def cancel(self, claim: Claim) -> None:
         """The claim waits for a connection no longer."""
@@ -201,48 +212,68 @@ class Batch:
 
     # ---- a worker's thread, or the consumer's with concurrency 1
 
-    def next_job(self) -> tuple[int, Mail] | None:
-        """Wait for a mail to send; None when there is nothing more to do."""
-        with self._lock:
-            self._resting += 1
+    def admit(self, *, wait: bool) -> bool:
+        """A worker asks whether there is a mail to send, which he then takes by `next_job`; False without waiting."""
+        if not wait:
+            return self._work.acquire(blocking=False)
+        with self._lock: self._resting += 1
         self._work.acquire()
-        with self._lock:
-            self._resting -= 1
-            return self._jobs.popleft() if self._jobs and not self._over else None
+        with self._lock: self._resting -= 1
+        return True
 
-    def send(self, index: int, mail: Mail, worker: _Worker | None) -> MailOutcome:
-        """One mail, one outcome (SM6)."""
+    def next_job(self) -> tuple[int, Mail] | None:
+        """The mail whose turn it is; None when there is nothing more to do."""
+        with self._lock: return self._jobs.popleft() if self._jobs and not self._over else None
+
+    def has_lease(self, apart_from: _Worker) -> bool:
+        """True while another worker sends: the mails go on without this one."""
+        return not self._over and any(
+            worker is not apart_from and worker.stay.connection is not None for worker in list(self._workers)
+        )
+
+    def budget(self) -> Budget:
+        """What the next mail may spend."""
+        return self._calls.budget(self._timeout)
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody wants outcomes any more."""
+        return self._over
+
+    @property
+    def fault(self) -> BaseException | None:
+        """Why nothing more is begun."""
+        return self._fault
+
+    def _send_alone(self, index: int, mail: Mail) -> MailOutcome:
+        """One mail, one outcome (SM6), in the consumer's thread: its connection is back before the outcome is there."""
         fault = self._fault
         if fault is not None:
-            return _not_begun(index, mail, fault)
-        claim = self._calls.supply.claim()
-        if worker is not None:
-            worker.claim = claim
+            return not_begun(index, mail, fault)
 
-        def verb(connection: PooledConnection, budget: Budget) -> SendResult:
-            if worker is not None:
-                worker.connection = connection
-            return connection.send_mail(mail, budget)
+        def send(mail: Mail) -> SendResult:
+            return self._calls.perform(self._timeout, lambda held, budget: held.send_mail(mail, budget), mail)
 
-        outcome = MailOutcome.of(index, mail, lambda mail: self._calls.perform(self._timeout, verb, mail, claim))
-        if worker is not None:
-            worker.claim = worker.connection = None
-        self._judge(outcome)
+        outcome = MailOutcome.of(index, mail, send)
+        self.judge(outcome)
         return outcome
 
-    def _judge(self, outcome: MailOutcome) -> None:
+    def judge(self, outcome: MailOutcome) -> None:
         """SM7: is the service gone, rather than this mail refused?"""
         error = outcome.error
         without_connection = isinstance(error, SmtpError) and error.__dict__.get("_without_connection", False)
-        with self._lock:
-            self._failed_in_a_row = self._failed_in_a_row + 1 if without_connection else 0
-            if not without_connection or self._fault is not None:
-                return
-            at_once = isinstance(error, PoolClosedError) or (
-                isinstance(error, (AuthenticationError, TlsError)) and error.permanent is True
-            )
-            if at_once or (self._failed_in_a_row >= _IN_A_ROW and not self._calls.has_live):
-                self._fault = error
+        with self._lock: self._count_failure(error, without_connection)
+
+    def _count_failure(self, error: BaseException | None, without_connection: bool) -> None:
+        """Caller holds the lock."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if without_connection else 0
+        if not without_connection or self._fault is not None:
+            return
+        at_once = isinstance(error, PoolClosedError) or (
+            isinstance(error, (AuthenticationError, TlsError)) and error.permanent is True
+        )
+        if at_once or (self._failed_in_a_row >= _IN_A_ROW and not self._calls.has_live):
+            self._fault = error
 
     def report(self, outcome: MailOutcome) -> None:
         """A worker has an outcome."""
@@ -255,44 +286,106 @@ class Batch:
 
 
 class _Worker(threading.Thread):
-    """Sends mails of the batch, one at a time, until there are no more. It is its iterator's, not the pool's (D14)."""
+    """Sends mails of the batch until there are no more. It is its iterator's, not the pool's (D14).
 
-    def __init__(self, batch: Batch, name: str) -> None:
+    SM4: its connection carries mail after mail. It goes back when no mail is there, when it is not fit any more, and
+    when a caller outside the batch waits. A worker without a connection takes no mail up before it has one: meanwhile
+    the others send what is there.
+    """
+
+    def __init__(self, batch: Batch, calls: Calls, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._batch = batch
         self._context = contextvars.copy_context()  # the caller's: a new thread would begin with an empty one
-        self.claim: Claim | None = None
-        self.connection: PooledConnection | None = None
+        self.stay = Stay(calls, batch)
 
     def run(self) -> None:
-        """Job after job."""
+        """Mail after mail."""
         self._context.run(self._work)
 
     def _work(self) -> None:
-        batch = self._batch
-        while (job := batch.next_job()) is not None:
+        batch, stay = self._batch, self.stay
+        while True:
+            if not batch.admit(wait=False):
+                stay.end()
+                batch.admit(wait=True)
+            budget, refusal = self._connected()
+            job = batch.next_job()
+            if job is None:
+                stay.end()
+                return
             index, mail = job
             try:
-                batch.report(batch.send(index, mail, self))
+                if refusal is not None and not isinstance(refusal, Exception):
+                    raise refusal
+                outcome = self._send(index, mail, budget, refusal)
+                batch.judge(outcome)
+                batch.report(outcome)
             except BaseException as error:
+                stay.failed(error, mail)
+                stay.end(None, error)
                 batch.broke(index, mail, error)
+
+    def _connected(self) -> tuple[Budget, BaseException | None]:
+        """What the next mail may spend, once there is a connection for it, or the reason why there is none."""
+        batch, stay = self._batch, self.stay
+        while True:
+            budget = batch.budget()
+            if stay.connection is not None or batch.fault is not None or batch.is_over:
+                return budget, None
+            try:
+                stay.begin(budget)
+            except BaseException as error:
+                stay.failed(error, None)
+                stay.end(budget.total, error)
+                if not (isinstance(error, PoolTimeoutError) and batch.has_lease(self)):
+                    return budget, error
+            else:
+                return (batch.budget() if batch.has_lease(self) else budget), None
+
+    def _send(self, index: int, mail: Mail, budget: Budget, refusal: BaseException | None) -> MailOutcome:
+        """One mail, one outcome (SM6)."""
+        stay, fault = self.stay, self._batch.fault
+        if refusal is not None:
+            return _refused(index, mail, refusal)
+        if fault is not None:
+            stay.end()
+            return not_begun(index, mail, fault)
+        outcome = MailOutcome.of(index, mail, lambda mail: self._perform(mail, budget))
+        error = outcome.error
+        if error is not None:
+            stay.failed(error, mail)
+        if not stay.keeps():
+            stay.end(budget.total, error)
+        return outcome
+
+    def _perform(self, mail: Mail, budget: Budget) -> SendResult:
+        stay = self.stay
+        if not stay.suits(mail):
+            stay.end(budget.total)
+            stay.begin(budget, mail)
+        return stay.perform(lambda connection, budget: connection.send_mail(mail, budget), budget)
 
     def cancel_waiting(self) -> None:
         """If it waits for a connection, it waits no longer."""
-        claim = self.claim
+        claim = self.stay.claim
         if claim is not None:
             self._batch.cancel(claim)
 
     def abort(self) -> None:
         """Cut its conversation off."""
-        connection = self.connection
+        connection = self.stay.connection
         if connection is not None:
             connection.abort()
 
 
-def _not_begun(index: int, mail: Mail, fault: BaseException) -> MailOutcome:
+def not_begun(index: int, mail: Mail, fault: BaseException) -> MailOutcome:
     """The fault of the batch as the outcome of a mail of which nothing was written."""
-    error = without_traceback(fault)
+    return _refused(index, mail, without_traceback(fault))
+
+
+def _refused(index: int, mail: Mail, error: BaseException) -> MailOutcome:
+    """The outcome of a mail that no connection was found for."""
     if isinstance(error, SmtpError):
         error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients or ())
     return MailOutcome(index=index, mail=mail, error=error)

@@ -6,11 +6,12 @@ public verbs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from smtpconn import attempts
-from smtpconn.deadline import Budget, Timeouts
+from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.pooling.checking import beyond_domains
 from smtpconn.pooling.claims import EMPTY, Claim
 from smtpconn.pooling.pooled import PooledConnection
 from smtpconn.pooling.supply import Supply
@@ -18,6 +19,7 @@ from smtpconn.protocol.errors import Delivery, SmtpError
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import RecipientResult
 
+_TOO_MANY = 432
 Result = TypeVar("Result")
 Verb = Callable[[PooledConnection, Budget], Result]
 
@@ -36,79 +38,141 @@ class Calls:
         return self.supply.slots.size
 
     @property
+    def limit(self) -> int:
+        """How many connections the endpoints are believed to take now (BO8)."""
+        return self.supply.endpoints.most(self.supply.slots.size)
+
+    @property
     def has_live(self) -> bool:
         """True if some connection is there, or on its way; a look that may be stale."""
         return any(slot.state is not EMPTY for slot in list(self.supply.slots.each()))
 
-    def budget(self, timeout: float | Timeouts | None) -> tuple[Budget, float]:
-        """What the call may spend, and until when it may acquire (TM1 to TM3)."""
-        given = self.supply.settings.timeout if timeout is None else timeout
-        budget = Budget.of(given, self.clock)
-        return budget, self._acquire_until(budget, given)
+    def budget(self, timeout: float | Timeouts | None) -> Budget:
+        """What the call may spend. Raises TypeError or `InvalidInputError`."""
+        return Budget.of(self.supply.settings.timeout if timeout is None else timeout, self.clock)
 
-    def _acquire_until(self, budget: Budget, given: float | Timeouts) -> float:
+    def acquire_until(self, budget: Budget, now: float) -> float:
+        """Until when the call may acquire (TM1 to TM3)."""
         total = budget.total.at
-        if not isinstance(given, Timeouts):
+        if budget.phases is None:
             assert total is not None
             return total
-        until = self.clock() + self.supply.settings.acquire_timeout
+        until = now + self.supply.settings.acquire_timeout
         return until if total is None else min(until, total)
 
-    def perform(
-        self,
-        timeout: float | Timeouts | None,
-        verb: Verb[Result],
-        mail: Mail | None = None,
-        claim: Claim | None = None,
-    ) -> Result:
+    def perform(self, timeout: float | Timeouts | None, verb: Verb[Result], mail: Mail | None = None) -> Result:
         """Acquire, the verb, at most one safe retry (BR6), return: in this order, in one deadline."""
-        supply = self.supply
-        budget, until = self.budget(timeout)
-        if claim is None:
-            claim = supply.claim()
-        connection = None
+        budget = self.budget(timeout)
+        stay = Stay(self)
         try:
-            connection = supply.acquire(claim, until, budget.phases)
-            try:
-                result = verb(connection, budget)
-            except SmtpError as error:
-                fresh = self._retry(supply, claim, error, budget)
-                if fresh is None:
-                    raise
-                result = verb(fresh, budget)
-            supply.note_verdicts(claim, getattr(result, "recipients", ()))
-            supply.leave(claim, budget.total)
+            stay.begin(budget, mail)
+            result = stay.perform(verb, budget)
+            stay.end(budget.total)
             return result
         except BaseException as error:
-            _explain(error, mail, without_connection=connection is None)
-            supply.note_verdicts(claim, getattr(error, "recipients", ()))
-            supply.leave(claim, budget.total, error)
+            stay.failed(error, mail)
+            stay.end(budget.total, error)
             raise
 
-    def _retry(self, supply: Supply, claim: Claim, error: SmtpError, budget: Budget) -> PooledConnection | None:
+
+class Stay:
+    """One claim from its acquiring to its return, and the verbs in between.
+
+    For each `begin` there is an `end`, whatever was raised; afterwards it may begin again.
+    """
+
+    def __init__(self, calls: Calls, party: object = None) -> None:
+        self._calls = calls
+        self._supply = calls.supply
+        self._party = party
+        self._served = 0  # verbs that this claim's connection has carried
+        self._mails = 0  # MAILs on the connection before the verb
+        self._settled: Sequence[RecipientResult] | None = None  # the verdicts of a verb that has ended well
+        self.claim: Claim | None = None
+        self.connection: PooledConnection | None = None
+
+    def begin(self, budget: Budget, mail: Mail | None = None) -> None:
+        """Acquire a connection (section 4)."""
+        supply = self._supply
+        self._served = 0
+        self._settled = None
+        claim = self.claim = supply.claim()
+        claim.party = self._party
+        if mail is not None and mail.recipients is not None:
+            claim.recipients = mail.recipients
+        now = self._calls.clock()
+        self.connection = supply.acquire(claim, now, self._calls.acquire_until(budget, now), budget.phases)
+
+    def perform(self, verb: Verb[Result], budget: Budget) -> Result:
+        """The verb, over a fresh connection once more where BR6 allows it; its verdicts are noted."""
+        claim, connection = self.claim, self.connection
+        assert claim is not None
+        assert connection is not None
+        self._settled = None
+        self._mails = connection.mails
+        try:
+            result = verb(connection, budget)
+        except SmtpError as error:
+            fresh = self._retry(claim, error, budget)
+            if fresh is None:
+                raise
+            self.connection = fresh
+            self._mails = fresh.mails
+            result = verb(fresh, budget)
+        self._settled = getattr(result, "recipients", ())
+        self._served += 1
+        self._supply.note_verdicts(claim, self._settled)
+        return result
+
+    def keeps(self) -> bool:
+        """SM4: True if the next mail may go over the same connection."""
+        return self.claim is not None and self.connection is not None and self._supply.keeps(self.claim)
+
+    def suits(self, mail: Mail) -> bool:
+        """LI4: False if the mail would take the connection beyond its RCPTDOMAINMAX."""
+        slot = self.claim.slot if self.claim is not None else None
+        if slot is None or not slot.counts_domains:
+            return True
+        return not beyond_domains(slot.connection, mail.recipients or ())
+
+    def failed(self, error: BaseException, mail: Mail | None) -> None:
+        """Complete what the exception says of the mail, and note its verdicts."""
+        connection = self.connection
+        if isinstance(error, SmtpError):
+            _explain(error, mail, without_connection=connection is None)
+        elif mail is not None and attempts.attempt_of(error) is None:
+            begun = connection is not None and connection.mails != self._mails
+            verdict = Delivery.UNKNOWN if begun else Delivery.NOT_DELIVERED
+            cut_off = tuple(RecipientResult(given, verdict) for given in mail.recipients or ())
+            # A mail that was settled stays so, whatever interrupts the return of its connection (D5, I24).
+            attempts.attach(error, "pool", tuple(self._settled) if self._settled else cut_off)
+        if self.claim is not None and self._settled is None:
+            self._supply.note_verdicts(self.claim, getattr(error, "recipients", ()))
+
+    def end(self, rest: Deadline | None = None, error: BaseException | None = None) -> None:
+        """Return the connection, if there is one; idempotent. `rest`: what a QUIT may use at most."""
+        claim = self.claim
+        if claim is not None:
+            self._supply.leave(claim, rest, error)
+            self.claim = self.connection = None
+
+    def _retry(self, claim: Claim, error: SmtpError, budget: Budget) -> PooledConnection | None:
         """A fresh connection if BR6 allows the one retry: the connection was reused, and nothing was answered."""
         slot = claim.slot
         if error._rset_alone and slot is not None:
             slot.endpoint.rset_alone = True
-        if not error._unanswered or slot is None or not slot.uses:
+        if not error._unanswered or slot is None or not (slot.uses or self._served):
             return None
-        until = budget.total.at
-        if budget.phases is not None:
-            acquire_until = self.clock() + self.supply.settings.acquire_timeout
-            until = acquire_until if until is None else min(acquire_until, until)
-        assert until is not None
-        return supply.replace(claim, error, until, budget.phases)
+        if error.reply is not None and error.reply.code == _TOO_MANY:
+            return None  # CS15: one more connection is what the server does not want
+        self._served = 0
+        until = self._calls.acquire_until(budget, self._calls.clock())
+        return self._supply.replace(claim, error, until, budget.phases)
 
 
-def _explain(error: BaseException, mail: Mail | None, *, without_connection: bool) -> None:
+def _explain(error: SmtpError, mail: Mail | None, *, without_connection: bool) -> None:
     """A mail that no connection was found for is not delivered to anybody, and the exception says so."""
-    if without_connection and isinstance(error, SmtpError):
+    if without_connection:
         error.__dict__["_without_connection"] = True
-    if mail is None or mail.recipients is None:
-        return
-    nobody = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients)
-    if isinstance(error, SmtpError):
-        if not error.recipients:
-            error.recipients = nobody
-    elif attempts.attempt_of(error) is None:
-        attempts.attach(error, "pool", nobody)
+    if mail is not None and mail.recipients is not None and not error.recipients:
+        error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients)

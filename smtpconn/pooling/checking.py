@@ -6,6 +6,7 @@ Knows the free check, the budget of NOOPs and the closing signals. Opens and clo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.pooling import events
@@ -13,10 +14,13 @@ from smtpconn.pooling.claims import Claim, Slot
 from smtpconn.pooling.endpoints import Health, alarms_siblings, ends_the_series
 from smtpconn.pooling.pooled import PooledConnection
 from smtpconn.pooling.settings import NONMAIL_BUDGET, NOOP_BUDGET
-from smtpconn.pooling.stats import smallest
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import SmtpError
+from smtpconn.protocol.mail import Recipient, domains_of
 from smtpconn.protocol.reply import Reply
+
+_NO_NOOP = frozenset({500, 502, 504})
+_NOOPS_REFUSED = 2  # VA5: a server without NOOP is not asked for ever (msmtp's users met one)
 
 
 class Checks:
@@ -24,35 +28,47 @@ class Checks:
 
     def __init__(self, stock: Stock) -> None:
         self._stock = stock
+        self._slots = stock.slots
+        self._probe_after = math.inf if stock.settings.probe_after is None else stock.settings.probe_after
 
-    def examine(self, claim: Claim, slot: Slot, until: float, patient: bool) -> str | None:
+    def examine(self, claim: Claim, slot: Slot, now: float, until: float, patient: bool) -> str | None:
         """None if the connection may be used; else the reason to retire it."""
         connection: PooledConnection = slot.connection
-        now = self._stock.clock()
         if slot.expires <= now:
             return "age" if slot.ends <= now else "idle"
-        if slot.generation != self._stock.slots.generation:
+        if slot.generation != self._slots.generation:
             return "generation"
         if not connection.is_quiet():
-            self._stock.count("checks_failed")
-            self.signalled(slot, connection)
-            return "stale" if connection.closing_reply is None else "closing"
-        if connection.mails >= self._max_messages(slot, connection):
+            return self.found_dead(slot, connection)
+        mails = slot.mails
+        if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
             return "messages"
-        probe_after = self._stock.settings.probe_after
-        due = slot.suspect or (probe_after is not None and now - slot.returned > probe_after)
-        if not due or not patient or now >= until:
+        if slot.counts_domains and beyond_domains(connection, claim.recipients):
+            return "messages"
+        if not slot.suspect and now - slot.returned <= self._probe_after:
+            return None
+        if not patient or now >= until:
             return None  # I12: a try makes no NOOP; AQ5: neither does who is late
-        if connection.noops >= NOOP_BUDGET or connection.nonmail >= NONMAIL_BUDGET or probe_after is None:
+        if connection.noops >= NOOP_BUDGET or connection.nonmail >= NONMAIL_BUDGET or self._probe_after == math.inf:
             return "nonmail"
+        if slot.endpoint.noops_refused >= _NOOPS_REFUSED:
+            return "nonmail"  # VA5
         if claim.probed:
             return "stale"  # one NOOP per acquire
         return self._probe(claim, slot, connection, until)
 
+    def found_dead(self, slot: Slot, connection: PooledConnection) -> str:
+        """VA1: the free check has failed; the reason to retire it. A 421 that waits is kept for the event."""
+        self._stock.count("checks_failed")
+        connection.hear_goodbye()
+        self.signalled(slot, connection)
+        return "stale" if connection.closing_reply is None else "closing"
+
     def _probe(self, claim: Claim, slot: Slot, connection: PooledConnection, until: float) -> str | None:
         claim.touched = claim.probed = True
         self._stock.count("probes")
-        if connection.probe(Budget(Deadline(until, self._stock.clock), self._stock.settings.phases, 0.0)):
+        code = connection.probe(Budget(Deadline(until, self._stock.clock), self._stock.settings.phases, 0.0))
+        if code == 250:
             slot.suspect = False
             slot.heard = self._stock.clock()
             return None
@@ -61,6 +77,8 @@ class Checks:
         asleep_since = slot.returned
         health = slot.endpoint
         slots = self._stock.slots
+        if code in _NO_NOOP:
+            slots.locked(health.refuse_noop)
         slots.withdraw(claim, "probe", lambda other: other.endpoint is health and other.returned <= asleep_since)
         slots.locked(self._suspect_siblings, slot)
         return "probe"
@@ -69,15 +87,14 @@ class Checks:
         """RN2, as far as the connection itself decides; no I/O."""
         if not connection.usable:
             return "closing" if connection.is_shutting_down else "broken"
-        if connection.mails >= self._max_messages(slot, connection):
+        mails = connection.mails
+        if mails != slot.mails:
+            slot.mails = mails
+            slot.suspect = False  # VA6: a transaction has passed
+            self._stock.note_limits(slot, connection)  # it may have said EHLO again
+        if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
             return "messages"
         return "nonmail" if connection.nonmail >= NONMAIL_BUDGET else None
-
-    def _max_messages(self, slot: Slot, connection: PooledConnection) -> float:
-        learnt: int | None = slot.endpoint.max_messages
-        offered = connection.capabilities.limits.get("MAILMAX")
-        least = smallest(self._stock.settings.max_messages, learnt, offered)
-        return math.inf if least is None else least
 
     def signalled(self, slot: Slot, connection: PooledConnection, error: BaseException | None = None) -> None:
         """The server has ended a connection (section 7): its siblings are looked at, and something may be learnt."""
@@ -112,3 +129,9 @@ class Checks:
         for other in self._stock.slots.each():
             if other is not slot and other.endpoint is slot.endpoint:
                 other.suspect = True
+
+
+def beyond_domains(connection: PooledConnection, recipients: Iterable[Recipient]) -> bool:
+    """LI4: a mail to these recipients would take the connection beyond RCPTDOMAINMAX. A fresh one it does not spare."""
+    most = connection.capabilities.limits.get("RCPTDOMAINMAX")
+    return most is not None and bool(connection.domains) and len(connection.domains | domains_of(recipients)) > most

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from smtpconn.protocol.mail import Recipient
+
 Clock = Callable[[], float]
 Sleep = Callable[[threading.Lock, float], object]
 
@@ -63,6 +65,7 @@ class Slot:
     __slots__ = (
         "born",
         "connection",
+        "counts_domains",
         "culprit",
         "endpoint",
         "ends",
@@ -70,6 +73,7 @@ class Slot:
         "generation",
         "heard",
         "mails",
+        "most_mails",
         "opened",
         "reason",
         "replacing",
@@ -97,6 +101,8 @@ class Slot:
         self.ends = self.expires = math.inf
         self.uses = 0  # claims that have ended on it
         self.mails = 0  # MAILs written on it, noted by its owner when he closes it
+        self.most_mails = math.inf  # MAILs that it may carry, by the settings and its MAILMAX
+        self.counts_domains = False  # the server said RCPTDOMAINMAX
         self.suspect = False
         self.reason = ""  # why it is closing
         self.culprit: Watch | None = None  # whose claim was dropped
@@ -125,40 +131,33 @@ class Claim:
 
     `checked`: the connection was found good, the claim is a lease. `reused`: it had served before. `touched`: something
     was written or read before that. `waited`: seconds in the queue, or None. `watch` is None once the claim has ended.
+    `recipients`: of the mail that it is for. `party`: the batch that it belongs to.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "checked",
-        "granted",
-        "number",
-        "probed",
-        "reused",
-        "slot",
-        "ticket",
-        "touched",
-        "verdicts",
-        "waited",
-        "watch",
-    )
+    # Defaults of the class: a claim is made for each mail, and most of them are never written.
+    slot: Slot | None = None
+    ticket: Ticket | None = None
+    number = 0
+    checked = granted = probed = reused = touched = False
+    waited: float | None = None
+    party: object = None
+    recipients: tuple[Recipient, ...] = ()
+    verdicts: list[int] | None = None
+    watch: Watch | None
 
     def __init__(self, slots: LeakQueue) -> None:
-        self.slot: Slot | None = None
-        self.ticket: Ticket | None = None
-        self.number = 0
-        self.checked = self.granted = self.probed = self.reused = self.touched = False
-        self.waited: float | None = None
-        self.verdicts: list[int] | None = None
-        self.watch: Watch | None = Watch(self, slots.forget)
-        self.watch.thread = current_thread()
+        watch = Watch(self, slots.forget)
+        watch.thread = current_thread()
+        self.watch = watch
 
 
 class Ticket:
     """A waiter: its number, its deadline, the lock that it sleeps on. Its state changes only under the slots' lock."""
 
-    __slots__ = ("number", "queued", "state", "until", "wake", "watch")
+    __slots__ = ("number", "party", "queued", "state", "until", "wake", "watch")
 
-    def __init__(self, number: int, until: float, queued: float, watch: Watch | None) -> None:
+    def __init__(self, number: int, until: float, queued: float, watch: Watch | None, party: object) -> None:
+        self.party = party
         self.number = number
         self.until = until
         self.queued = queued
@@ -181,6 +180,9 @@ class Gate(Protocol):
 
     def reserve(self, slot: Slot, now: float, slots: Sequence[Slot]) -> None:
         """An open begins in this slot: write its endpoint."""
+
+    def left(self, slot: Slot, now: float) -> None:
+        """The connection of this slot is closed."""
 
     def may_replace(self, slot: Slot, now: float, slots: Sequence[Slot]) -> bool:
         """True if a connection that died may be replaced in its own slot."""

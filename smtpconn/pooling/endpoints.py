@@ -32,6 +32,7 @@ _JITTER = 0.2
 _BREAKER, _BREAKER_MOST = 60.0, 3_600.0  # DF13
 _HOLD = 60.0  # DF14
 _RECENT = 30.0  # BO7
+_LINGER, _PAUSE = 2.0, 0.25  # a server may count a connection a moment longer than it lives
 _CUT_SHORT = 5.0  # BO1
 _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SYSTEM_BUSY = EnhancedStatus(4, 3, 2)
@@ -70,14 +71,23 @@ class Health:
         self.error: SmtpError | None = None  # of the last open, if none has succeeded since
         self.limit: int | None = None
         self.limited_at = 0.0
+        self.crowded_at = -math.inf  # when it last took no more connections (BO7)
+        self.left_at = -math.inf  # when the last connection to it was closed
         self.max_messages: int | None = None  # learnt (VA9)
+        self.most_mails = math.inf  # the same as a number to compare with
         self._ended_after = 0
+        self.noops_refused = 0  # VA5
         self.rset_alone = False  # it answers 503 to MAIL behind RSET in one flight (pipelining FB6)
+
+    def refuse_noop(self) -> None:
+        """It answered 500, 502 or 504 to NOOP (VA5)."""
+        self.noops_refused += 1
 
     def learn(self, mails: int) -> None:
         """A connection was ended by the server after so many mails: twice running is a rule (VA9)."""
         if mails >= 1 and mails == self._ended_after:
             self.max_messages = mails if self.max_messages is None else min(mails, self.max_messages)
+            self.most_mails = self.max_messages
         self._ended_after = mails
 
     def back_off(self, now: float, begun: float, least: float) -> float | None:
@@ -146,6 +156,10 @@ class Endpoints:
         opening = [other for other in slots if other.state is OPENING and other is not slot and not other.replacing]
         slot.endpoint = min(self.healths, key=lambda health: self._health_opens_at(health, now, slots, opening))
 
+    def left(self, slot: Slot, now: float) -> None:
+        """The connection of this slot is closed; the server may count it a moment longer."""
+        slot.endpoint.left_at = now
+
     def may_replace(self, slot: Slot, now: float, slots: Sequence[Slot]) -> bool:
         """SN2, AQ9: neither the breaker nor a back-off forbids it; `max_connecting` does not hold it up."""
         opening = [other for other in slots if other.state is OPENING and other is not slot]
@@ -185,6 +199,16 @@ class Endpoints:
             1 for slot in slots if slot.endpoint is health and slot.state is not EMPTY and slot is not apart_from
         )
 
+    def most(self, size: int) -> int:
+        """How many connections all of them together are believed to take (BO8)."""
+        limits = [health.limit for health in self.healths if health.limit is not None]
+        return size if len(limits) < len(self.healths) else min(size, sum(limits))
+
+    @staticmethod
+    def is_crowded(health: Health, now: float) -> bool:
+        """It took no more connections a moment ago: to wait is better than to give up."""
+        return now - health.crowded_at <= _LINGER
+
     # ---- what happened
 
     def opened(self, slot: Slot) -> bool:
@@ -208,8 +232,16 @@ class Endpoints:
         if isinstance(error, SmtpTimeoutError) and out_of_time and now - begun < _CUT_SHORT:
             return Consequence()
         others = [other for other in slots if other.endpoint is health and other is not slot and other.opened]
+        lingers = now - health.left_at <= _LINGER
         if _too_many(error) and any(now - other.heard <= _RECENT for other in others):
-            return Consequence(requeue=True, limit=self.shrink(health, len(others), now))
+            health.crowded_at = now
+            if lingers:
+                health.not_before = max(health.not_before, now + _PAUSE)
+            return Consequence(requeue=True, limit=self.shrink(health, len(others) + lingers, now))
+        if lingers and error.reply is not None and not isinstance(error, AuthenticationError) and _too_many(error):
+            health.crowded_at = now
+            # What it counts may be our own connection that we have just closed: no error of this caller's.
+            return Consequence(requeue=True, backoff=health.back_off(now, begun, 0.0))
         least = _LOGIN_BACKOFF if isinstance(error, AuthenticationError) else 0.0
         return Consequence(backoff=health.back_off(now, begun, least))
 
@@ -231,6 +263,10 @@ class Endpoints:
         health.limited_at = now
         self.limited = True
         return health.limit
+
+    def admit_trial(self, now: float) -> None:
+        """BO6: there is another secret: the trial is due."""
+        self.refused_until = min(self.refused_until, now)
 
     def _trip(self, error: AuthenticationError, now: float, begun: float) -> float | None:
         if self.refusal is not None and begun < self.refused_until and now < self.refused_until:

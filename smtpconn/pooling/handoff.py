@@ -139,7 +139,7 @@ class Handoff:
         slot.state = OPENING
 
     def _reopen(self, slot: Slot, now: float) -> None:
-        self._retire(slot)
+        self._retire(slot, now)
         slot.clear()
         slot.since = now
         slot.generation = self.generation
@@ -154,8 +154,9 @@ class Handoff:
         self._idle.append(slot)
         self._idle.sort(key=last_return)
 
-    def _retire(self, slot: Slot) -> None:
+    def _retire(self, slot: Slot, now: float) -> None:
         if slot.opened:
+            self._gate.left(slot, now)
             reason = slot.reason or "broken"
             retired, mails = self.retired.get(reason, 0) + 1, self.counters.get("messages", 0) + slot.mails
             # I36: one statement, so that no exception can come between the mark and its counter
@@ -163,7 +164,7 @@ class Handoff:
         slot.connection = None
 
     def _vacate(self, slot: Slot, now: float) -> None:
-        self._retire(slot)
+        self._retire(slot, now)
         slot.state = EMPTY
         slot.watch = None
         if len(self._slots) > self.size:
@@ -186,7 +187,7 @@ class Handoff:
             claim.verdicts = None
 
     def _enqueue(self, claim: Claim, now: float, until: float) -> None:
-        ticket = Ticket(claim.number, until, now, claim.watch)
+        ticket = Ticket(claim.number, until, now, claim.watch, claim.party)
         claim.ticket = ticket
         queue = self._queue
         if queue and ticket.number < next(reversed(queue)):  # it drew its number before others who wait by now
@@ -230,8 +231,8 @@ class Handoff:
                 self._reserve(slot, ticket.watch, now)
                 self._vacant.pop()
             else:
-                if ticket is not self._timed:
-                    self._poke(ticket)
+                if self._vacant and ticket is not self._timed:
+                    self._poke(ticket)  # without an empty slot there is no open for whose moment it would wake
                 return
             self._grant(ticket, slot)
 

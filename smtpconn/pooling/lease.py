@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from smtpconn.connection import Message, Recipients
-from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.deadline import Budget, Timeouts
 from smtpconn.opening import CredentialsSource, concealed
 from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.pooling.claims import Claim
@@ -45,19 +45,18 @@ class Lease:
         "_active",
         "_claim",
         "_connection",
+        "_limit",
         "_lock",
-        "_pid",
         "_state",
         "_supply",
+        "_supply_here",
         "_timeout",
-        "_until",
     )
 
-    def __init__(self, supply: Supply, until: Callable[[], tuple[float, bool]], timeout: float | Timeouts) -> None:
-        self._supply = supply
-        self._until = until
+    def __init__(self, supply: Callable[[], Supply], limit: float, timeout: float | Timeouts) -> None:
+        self._supply_here = supply  # of the process that it is called in
+        self._limit = limit
         self._timeout = timeout
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._active = 0  # verbs under way
         self._state = "not begun"
@@ -65,14 +64,15 @@ class Lease:
         self._connection: Any = None
 
     def __enter__(self) -> Lease:
-        if self._state != "not begun" or self._pid != os.getpid():
+        if self._state != "not begun":
             raise UsageError("this lease has begun already: take another one with pool.connection()")
         self._state = "beginning"
-        supply = self._supply
+        supply = self._supply = self._supply_here()
+        limit = self._limit
         try:
             claim = self._claim = supply.claim()
-            until, patient = self._until()
-            self._connection = supply.acquire(claim, until, supply.settings.phases, patient=patient)
+            now = supply.clock()
+            self._connection = supply.acquire(claim, now, now + limit, supply.phases, patient=limit > 0)
             self._state = "held"
             return self
         except BaseException:
@@ -85,15 +85,18 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._pid != os.getpid():  # the parent's: leaving the block in the child is silent (LE6)
+        claim = self._claim
+        if claim is None:
+            raise UsageError(f"this lease cannot be returned, its state is: {self._state}")
+        supply = self._supply
+        if supply.pid != os.getpid():  # the parent's: leaving the block in the child is silent (LE6)
             self._connection = None
             return
         with self._lock: connection, busy = self._end()
         if busy:  # a verb of another thread is under way: what it would still write belongs to nobody
             connection.abort()
             connection.close()
-        assert self._claim is not None
-        self._supply.leave(self._claim, Deadline(None, self._supply.clock), error)
+        supply.leave(claim, supply.patience, error)
 
     def _verb(self, name: str, *arguments: Any, timeout: Limit, **keywords: Any) -> Any:
         connection = self._begin_verb()
@@ -109,7 +112,7 @@ class Lease:
             with self._lock: self._active -= 1
 
     def _begin_verb(self) -> Any:
-        if self._pid != os.getpid():
+        if self._state == "held" and self._supply.pid != os.getpid():
             raise UsageError("this lease belongs to the parent process: a forked child must take its own")
         with self._lock: return self._enter_verb()
 
@@ -362,7 +365,8 @@ class Lease:
         self._look("close")()
 
     def __repr__(self) -> str:
-        return f"<Lease of {self._supply.voice.name}, {self._state}>"
+        supply = self._supply if self._state != "not begun" else self._supply_here()
+        return f"<Lease of {supply.voice.name}, {self._state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Lease cannot be pickled or copied")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling import events
 from smtpconn.pooling.claims import Claim, Outcome, Slot
 from smtpconn.pooling.endpoints import Consequence, Health
+from smtpconn.pooling.logins import Login
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import (
     AuthenticationError,
@@ -19,6 +21,7 @@ from smtpconn.protocol.errors import (
     StartTlsInjectionError,
     UsageError,
 )
+from smtpconn.protocol.sasl import Credentials
 
 _AGE_JITTER = 0.1  # DF7
 _random = random.SystemRandom()
@@ -30,23 +33,38 @@ class Opener:
     def __init__(self, stock: Stock) -> None:
         self._stock = stock
 
-    def open(self, claim: Claim, until: float, phases: Timeouts | None) -> Outcome:
-        """Open in the claim's slot, at the first endpoint that can be had. Frees the slot before it raises (BR24)."""
+    def open(
+        self, claim: Claim, until: float, phases: Timeouts | None, given: Credentials | None = None
+    ) -> Outcome:
+        """Open in the claim's slot, at the first endpoint that can be had. Frees the slot before it raises (BR24).
+
+        `given`: the credentials to present, where they were asked for already.
+        """
         slot = claim.slot
         assert slot is not None
         tried: list[Health] = []
         errors: list[Exception] = []
         left = len(self._stock.endpoints.healths)
+        asked_again = False
         while True:
             begun = self._stock.clock()
             health: Health = slot.endpoint
             share = until if left <= 1 else begun + max(0.0, until - begun) / left
+            login = self._stock.logins.login(given)
+            opening = self._stock.opening if login is None else replace(self._stock.opening, credentials=login)
             try:
                 slot.connection = self._stock.connector(
-                    self._stock.opening, health.endpoint, Budget(Deadline(share, self._stock.clock), phases, 0.0)
+                    opening, health.endpoint, Budget(Deadline(share, self._stock.clock), phases, 0.0)
                 )
                 break
             except Exception as error:
+                if not asked_again and _is_refusal(error) and self._stock.clock() < until:
+                    asked_again = True
+                    given = self._another(slot, error, begun, until, login)
+                    if given is not None:
+                        continue
+                if _is_refusal(error):
+                    self._stock.logins.refuse(login)
                 errors.append(error)
                 tried.append(health)
                 consequence, left = self._open_failed(slot, error, begun, until, tried)
@@ -63,8 +81,20 @@ class Opener:
             raise _chained(errors)
         return self._opened(claim, slot, begun)
 
+    def _another(
+        self, slot: Slot, error: Exception, begun: float, until: float, login: Login | None
+    ) -> Credentials | None:
+        """EP6: another secret than the refused one, if asking again gives one."""
+        try:
+            return self._stock.logins.another(login)
+        except BaseException:  # the callable's own passes, and the refusal counts all the same
+            self._stock.logins.refuse(login)
+            self._open_failed(slot, error, begun, until, [slot.endpoint])
+            raise
+
     def _opened(self, claim: Claim, slot: Slot, begun: float) -> Outcome:
         now = self._stock.clock()
+        self._stock.note_limits(slot, slot.connection)
         if slot.endpoint.rset_alone:
             slot.connection.rset_alone = True
         max_age = self._stock.settings.max_age
@@ -122,6 +152,10 @@ class Opener:
             voice.limited(health.name, consequence.limit, code)
         if consequence.breaker is not None:
             voice.warning(health.name, "credentials refused: no login for %.0f s", consequence.breaker)
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, AuthenticationError) and error.permanent is True
 
 
 def _may_fail_over(error: Exception) -> bool:

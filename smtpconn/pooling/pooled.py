@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import NamedTuple, Protocol
 
 from smtpconn.deadline import Budget, Clock
@@ -51,6 +51,11 @@ class PooledConnection(Protocol):
         ...
 
     @property
+    def domains(self) -> Set[bytes]:
+        """The domains of recipients so far, where the server limits them."""
+        ...
+
+    @property
     def capabilities(self) -> ServerCapabilities:
         """What the last EHLO offered."""
         ...
@@ -59,8 +64,12 @@ class PooledConnection(Protocol):
         """VA1: no octet, end or error waits; no round trip."""
         ...
 
-    def probe(self, budget: Budget) -> bool:
-        """NOOP: True for exactly 250; False leaves the connection closed."""
+    def hear_goodbye(self) -> None:
+        """After `is_quiet` was False: keep a 421 that waits as `closing_reply`."""
+        ...
+
+    def probe(self, budget: Budget) -> int:
+        """NOOP: the code of its reply, 0 without one; anything but 250 leaves the connection closed."""
         ...
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
@@ -71,8 +80,12 @@ class PooledConnection(Protocol):
         """VRFY, EXPN, HELP or NOOP."""
         ...
 
+    def part(self) -> None:
+        """Write QUIT; `leave` reads the answer."""
+        ...
+
     def leave(self, budget: Budget | None) -> None:
-        """QUIT and close; without a budget nothing is awaited."""
+        """QUIT, if it was not written, and close; without a budget nothing is awaited."""
         ...
 
     def close(self) -> None:

@@ -27,26 +27,31 @@ class Pool(Protocol):
         """Let the idle connections go, without waiting."""
 
 
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+# Not a WeakSet: its callback is Python code, which would swallow an interrupt that strikes in it (I25).
+_pools: set[weakref.ref[Pool]] = set()
 _lock = threading.Lock()
 
 
 def register(pool: Pool) -> None:
     """Remember the pool, weakly."""
     with _lock:
-        _pools.add(pool)
+        _pools.add(weakref.ref(pool, _pools.discard))
+
+
+def _alive() -> list[Pool]:
+    return [pool for reference in list(_pools) if (pool := reference()) is not None]
 
 
 def _in_child() -> None:
     global _lock  # another thread of the parent may have held it
     _lock = threading.Lock()
-    for pool in list(_pools):
+    for pool in _alive():
         pool._after_fork()
 
 
 def _at_exit() -> None:
     until = time.monotonic() + _EXIT_LIMIT
-    for pool in list(_pools):
+    for pool in _alive():
         if time.monotonic() >= until:
             return
         try:

@@ -134,8 +134,6 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
     rooms = slots.each()
     counters = dict.fromkeys(_COUNTERS, 0.0) | slots.counters
     acquired, reused = _current(rooms)
-    limits = [health.limit for health in endpoints.healths if health.limit is not None]
-    unlimited = len(limits) < len(endpoints.healths)
     numbers: dict[str, Any] = {name: value if name in _SECONDS else int(value) for name, value in counters.items()}
     numbers["messages"] += sum(_mails(slot) for slot in rooms if slot.opened)
     return PoolStats(
@@ -143,7 +141,7 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
         closed=slots.closed,
         max_size=slots.size,
         min_size=min_size,
-        limit=slots.size if unlimited else min(slots.size, sum(limits)),
+        limit=endpoints.most(slots.size),
         generation=slots.generation,
         idle=_count(rooms, IDLE),
         leased=_count(rooms, LEASED) + _count(rooms, HANDED),

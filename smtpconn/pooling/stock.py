@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 from smtpconn.opening import Endpoint, Opening
 from smtpconn.pooling.announcer import Announcer
+from smtpconn.pooling.claims import Slot
 from smtpconn.pooling.endpoints import Endpoints
-from smtpconn.pooling.pooled import System
+from smtpconn.pooling.logins import Logins
+from smtpconn.pooling.pooled import PooledConnection, System
 from smtpconn.pooling.settings import PoolSettings
+from smtpconn.pooling.stats import smallest
 from smtpconn.slots import Slots
 
 
@@ -21,8 +27,10 @@ class Stock:
         system: System,
         announcer: Announcer,
     ) -> None:
+        self.pid = os.getpid()
         self.settings = settings
         self.opening = opening
+        self.logins = Logins(opening.credentials)
         self.clock = system.clock
         self.connector = system.connector
         self.voice = announcer
@@ -39,3 +47,10 @@ class Stock:
     def count(self, name: str, by: float = 1) -> None:
         """Add to a counter."""
         self.slots.locked(self.slots.count, name, by)
+
+    def note_limits(self, slot: Slot, connection: PooledConnection) -> None:
+        """What the connection may carry, by the settings and its last EHLO (LI2, LI4)."""
+        limits = connection.capabilities.limits
+        least = smallest(self.settings.max_messages, limits.get("MAILMAX"))
+        slot.most_mails = math.inf if least is None else least
+        slot.counts_domains = "RCPTDOMAINMAX" in limits

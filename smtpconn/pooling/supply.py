@@ -10,31 +10,28 @@ from __future__ import annotations
 
 import math
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling import events
 from smtpconn.pooling.checking import Checks
-from smtpconn.pooling.claims import CLOSING, IDLE, LEASED, OPENING, Claim, Outcome, Slot
-from smtpconn.pooling.endpoints import without_traceback
+from smtpconn.pooling.claims import CLOSING, LEASED, Claim, Outcome, Slot
 from smtpconn.pooling.opener import Opener
 from smtpconn.pooling.pooled import PooledConnection
-from smtpconn.pooling.stats import Holder, holders
+from smtpconn.pooling.refusing import Refusals
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import (
-    AuthenticationError,
     ConnectionLostError,
     Delivery,
-    PoolClosedError,
     PoolOverloadedError,
     PoolTimeoutError,
     ProtocolError,
     SmtpError,
 )
 from smtpconn.protocol.result import RecipientResult
+from smtpconn.protocol.sasl import Credentials
 
+CHECK = Outcome.CHECK
 _QUIT_WAIT = 1.0  # seconds (DF15)
 _POLITE = frozenset({"age", "idle", "messages", "generation", "surplus", "nonmail", "closed"})  # RN5: QUIT is written
 _VERDICTS = {Delivery.DELIVERED: 0, Delivery.NOT_DELIVERED: 1, Delivery.UNKNOWN: 2}
@@ -44,20 +41,25 @@ class Supply:
     """The connections of one pool in one process."""
 
     def __init__(self, stock: Stock) -> None:
+        self.pid = stock.pid
         self.settings = stock.settings
+        self.patience = Deadline(None, stock.clock)  # of a lease, for the answer to a QUIT
         self.clock = stock.clock
         self.voice = stock.voice
         self.endpoints = stock.endpoints
         self.slots = stock.slots
         self.count = stock.count
+        self._tracks = stock.settings.track_leases
         self._checks = Checks(stock)
         self._opener = Opener(stock)
+        self._refusals = Refusals(stock)
+        self.phases = stock.settings.phases
         self._max_idle = math.inf if stock.settings.max_idle is None else stock.settings.max_idle
 
     def claim(self) -> Claim:
         """A claim to nothing yet."""
         claim = Claim(self.slots)
-        if self.settings.track_leases and claim.watch is not None:
+        if self._tracks and claim.watch is not None:
             claim.watch.stack = "".join(traceback.format_stack())
         return claim
 
@@ -70,45 +72,59 @@ class Supply:
 
     # ---- acquire (section 4)
 
-    def acquire(self, claim: Claim, until: float, phases: Timeouts | None, *, patient: bool = True) -> PooledConnection:
-        """A connection that is the claim's until `leave`, by the moment `until`. Whatever it raises, call `leave`."""
-        slots, voice = self.slots, self.voice
-        if voice.hook is not None:
-            voice.post(events.AcquireStarted)
+    def acquire(
+        self, claim: Claim, now: float, until: float, phases: Timeouts | None, *, patient: bool = True
+    ) -> PooledConnection:
+        """A connection that is the claim's until `leave`, by the moment `until`. Whatever it raises, call `leave`.
+
+        `now`: the clock's reading, just taken.
+        """
+        slots, hook = self.slots, self.voice.hook
+        if hook is not None:
+            self.voice.post(events.AcquireStarted)
         try:
-            outcome = slots.take(claim, until, patient=patient)
-            while True:
-                if outcome is Outcome.CHECK:
-                    slot = claim.slot
-                    assert slot is not None
-                    reason = self._checks.examine(claim, slot, until, patient)
-                    if reason is None:
-                        claim.reused = slot.uses > 0
-                        claim.checked = claim.granted = True
-                        break
-                    outcome = self._discard(claim, slot, reason, until, patient)
-                elif outcome is Outcome.OPEN:
-                    outcome = self._opener.open(claim, until, phases)
-                elif outcome is Outcome.LEASED:
-                    break
-                elif outcome is Outcome.QUEUED:
-                    outcome = slots.wait(claim, until)
-                elif outcome is Outcome.DOOMED:
-                    self.dispose(claim)
-                    outcome = slots.take(claim, until, patient=patient) if claim.ticket is None else Outcome.QUEUED
-                elif outcome is Outcome.OUTDATED:
-                    self.dispose(claim)
-                    outcome = slots.take(claim, until, patient=patient)
-                else:
-                    self._refuse(claim, outcome, until)
+            outcome = slots.take_now(claim, now, until, patient)
+            self._pursue(claim, outcome, now, until, phases, patient)
         except BaseException as error:
             self._acquire_failed(error)
             raise
         assert claim.slot is not None
-        if voice.hook is not None:
+        if hook is not None:
             self._announce_acquired(claim, claim.slot)
         connection: PooledConnection = claim.slot.connection
         return connection
+
+    def _pursue(
+        self, claim: Claim, outcome: Outcome, now: float, until: float, phases: Timeouts | None, patient: bool
+    ) -> None:
+        """From this outcome on, until the claim has a connection. Raises what the caller is to have instead."""
+        slots = self.slots
+        given: Credentials | None = None
+        while outcome is not Outcome.LEASED:
+            if outcome is CHECK:
+                slot = claim.slot
+                assert slot is not None
+                reason = self._checks.examine(claim, slot, now, until, patient)
+                if reason is None:
+                    claim.reused = slot.uses > 0
+                    claim.checked = claim.granted = True
+                    return
+                outcome = self._discard(claim, slot, reason, until, patient)
+            elif outcome is Outcome.OPEN:
+                outcome = self._opener.open(claim, until, phases, given)
+                given = None
+            elif outcome is Outcome.QUEUED:
+                outcome = slots.wait(claim, until)
+            elif outcome is Outcome.DOOMED:
+                self.dispose(claim)
+                outcome = slots.take(claim, until, patient=patient) if claim.ticket is None else Outcome.QUEUED
+            elif outcome is Outcome.OUTDATED:
+                self.dispose(claim)
+                outcome = slots.take(claim, until, patient=patient)
+            else:
+                given = self._refusals.may_try_again(outcome, until)
+                outcome = slots.take(claim, until, patient=patient)
+            now = self.clock()
 
     def _announce_acquired(self, claim: Claim, slot: Slot) -> None:
         waited, reused = claim.waited or 0.0, slot.uses > 0
@@ -125,44 +141,6 @@ class Supply:
             self.count("interrupted")
         if self.voice.hook is not None:
             self.voice.post(events.AcquireFailed, error=type(error).__name__)
-
-    def _refuse(self, claim: Claim, outcome: Outcome, until: float) -> NoReturn:
-        name = self.voice.name
-        if outcome is Outcome.CLOSED:
-            raise PoolClosedError(f"the pool {name} is closed")
-        if outcome is Outcome.OVERLOADED:
-            raise PoolOverloadedError(f"{self.settings.max_waiting} callers wait already for a connection of {name}")
-        now = self.clock()
-        held, idle, opening, refusal, cause, opens_at = self.slots.locked(self._situation, now)
-        retry_after = opens_at - now if now < opens_at < math.inf else None
-        if outcome is Outcome.HOPELESS and refusal is not None:
-            refused: AuthenticationError = without_traceback(refusal)
-            refused.retry_after = retry_after
-            raise refused
-        text = (
-            f"no connection of {name} came free: {self.slots.size} at most, {idle} idle, {len(held)} leased, "
-            f"{opening} opening, {self.slots.waiting} others waiting"
-        )
-        if held:
-            text += "; held by " + ", ".join(f"{holder.thread} for {holder.seconds:.1f} s" for holder in held)
-        if cause is not None:
-            text += f"; the last open failed: {cause}"
-        pairs = [(holder.thread, holder.seconds) for holder in held]
-        raise PoolTimeoutError(text, holders=pairs, retry_after=retry_after) from (cause and without_traceback(cause))
-
-    def _situation(
-        self, now: float
-    ) -> tuple[tuple[Holder, ...], int, int, AuthenticationError | None, SmtpError | None, float]:
-        """What a refusal tells (AQ12). Caller holds the lock."""
-        rooms = self.slots.each()
-        return (
-            holders(rooms, now),
-            sum(1 for slot in rooms if slot.state is IDLE),
-            sum(1 for slot in rooms if slot.state is OPENING),
-            self.endpoints.refusal if self.endpoints.refuses(now) else None,
-            self.endpoints.last_error,
-            self.endpoints.opens_at(now, rooms),
-        )
 
     def _discard(self, claim: Claim, slot: Slot, reason: str, until: float, patient: bool) -> Outcome:
         """AQ9: close it, then the next idle one, an open in the same slot, or the queue."""
@@ -183,26 +161,47 @@ class Supply:
 
     # ---- returning (section 5)
 
+    def keeps(self, claim: Claim) -> bool:
+        """SM4: True if the claim's connection may carry the next mail of its batch, too."""
+        slot = claim.slot
+        if slot is None or slot.connection is None or self._checks.fate(slot, slot.connection) is not None:
+            return False
+        return bool(slot.connection.is_quiet()) and self.slots.keeps(claim)
+
     def replace(self, claim: Claim, error: SmtpError, until: float, phases: Timeouts | None) -> PooledConnection | None:
-        """SN2: a fresh connection in the claim's slot instead of the stale one, or None if there is no way now."""
+        """SN2: a fresh connection in the claim's slot instead of the stale one, or None if there is no way now.
+
+        Only where the server takes no more connections (BO7) may it be one that another caller has returned.
+        """
         slot = claim.slot
         if slot is None or self.clock() >= until:
             return None
-        stale, uses, endpoint = slot.connection, slot.uses, slot.endpoint.name
+        stale, uses, health, endpoint = slot.connection, slot.uses, slot.endpoint, slot.endpoint.name
         if stale.is_shutting_down or isinstance(error, ConnectionLostError):
             self._checks.signalled(slot, stale, error)
         self.slots.condemn(claim, "closing" if stale.closing_reply is not None else "stale")
         self._close(slot)
         claim.checked = False
-        if not self.slots.replace(claim):
+        replaced = self.slots.replace(claim)
+        if not replaced and not self.slots.locked(self.endpoints.is_crowded, health, self.clock()):
             return None
         self.count("stale_retries")
         self.voice.retried(stale, endpoint, error, uses)
-        outcome = self._opener.open(claim, until, phases)
-        if outcome is not Outcome.LEASED:
+        if replaced:
+            outcome = self._opener.open(claim, until, phases)
+        else:
+            self.slots.vacate(slot, claim)
+            outcome = self.slots.take(claim, until)
+        if outcome in (Outcome.CLOSED, Outcome.OUTDATED):
             self.dispose(claim)
             return None
-        connection: PooledConnection = slot.connection
+        try:
+            # BO7: where the server takes no more connections for now, this caller waits in the queue as others do.
+            self._pursue(claim, outcome, self.clock(), until, phases, True)
+        except SmtpError:
+            return None
+        assert claim.slot is not None
+        connection: PooledConnection = claim.slot.connection
         return connection
 
     def leave(self, claim: Claim, rest: Deadline | None = None, error: BaseException | None = None) -> None:
@@ -234,9 +233,6 @@ class Supply:
             self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name, seconds=held)
         reason = self._checks.fate(slot, connection)
         if reason is None:
-            if connection.mails != slot.mails:
-                slot.mails = connection.mails
-                slot.suspect = False  # VA6: a transaction has passed
             reason = self.slots.give_back(claim, self._max_idle)
             if reason is None:
                 return
@@ -282,7 +278,11 @@ class Supply:
         try:
             decide(claim)
             rest = None if wait is None else Deadline.after(wait, self.clock)
-            for slot in self.slots.doomed(claim):
+            doomed = self.slots.doomed(claim)
+            if rest is not None and len(doomed) > 1:
+                for slot in doomed:
+                    self._part(slot)  # CL2: all say QUIT before the first answer is awaited
+            for slot in doomed:
                 self._close(slot, rest if rest is not None and not rest.expired else None)
                 self.slots.vacate(slot, claim)
             self.slots.end(claim)
@@ -305,9 +305,7 @@ class Supply:
                 if slot.connection.is_quiet():
                     self.slots.forfeit(claim)  # back where it was
                     continue
-                self.count("checks_failed")
-                self._checks.signalled(slot, slot.connection)
-                self.slots.condemn(claim, "stale" if slot.connection.closing_reply is None else "closing")
+                self.slots.condemn(claim, self._checks.found_dead(slot, slot.connection))
                 self.dispose(claim)
             self.slots.end(claim)
         except BaseException:
@@ -348,7 +346,10 @@ class Supply:
         slot.mails = connection.mails
         try:
             if reason == "leaked":
-                self._report_leak(slot)
+                watch = slot.culprit
+                thread = watch.thread.name if watch is not None else "?"
+                endpoint = slot.endpoint.name if slot.endpoint is not None else ""
+                self.voice.leaked(connection, endpoint, thread, getattr(watch, "stack", None))
                 connection.abort()
             if reason in _POLITE and connection.usable:
                 connection.leave(None if rest is None or self.slots.waiting else self._quit_budget(rest))
@@ -360,18 +361,14 @@ class Supply:
         if slot.opened:
             self.voice.closed(connection, slot.endpoint.name, reason, slot.uses, self.clock() - slot.born)
 
+    def _part(self, slot: Slot) -> None:
+        connection: PooledConnection | None = slot.connection
+        try:
+            if connection is not None and slot.reason in _POLITE and connection.usable:
+                connection.part()
+        except Exception:
+            self.voice.suppressed("closing a connection")
+
     def _quit_budget(self, rest: Deadline) -> Budget:
         limit = min(_QUIT_WAIT, self.settings.phases.quit) if self.settings.phases is not None else _QUIT_WAIT
         return Budget(rest.within(limit), None, 0.0)
-
-    def _report_leak(self, slot: Slot) -> None:
-        watch = slot.culprit
-        thread = watch.thread.name if watch is not None else "?"
-        stack = getattr(watch, "stack", None)
-        endpoint = slot.endpoint.name if slot.endpoint is not None else ""
-        if self.voice.hook is not None:
-            self.voice.post(events.Leaked, of=slot.connection, endpoint=endpoint, holder=thread)
-        where = f"\n{stack}" if stack else ""
-        self.voice.warning(endpoint, "a lease taken by thread %s was dropped, not returned%s", thread, where)
-        text = f"a lease of {self.voice.name} taken by thread {thread} was dropped, not returned: use `with`{where}"
-        warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.errors import ExtensionUnavailableError
 from smtpconn.protocol.extensions import ServerCapabilities
-from smtpconn.protocol.mail import Recipient, wants_smtputf8
+from smtpconn.protocol.mail import Recipient, domains_of, wants_smtputf8
 from smtpconn.protocol.params import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams
 
 _NULL_PATH = ReversePath("")
@@ -94,9 +94,8 @@ def _check_limits(recipients: Sequence[Recipient], capabilities: ServerCapabilit
             raise _beyond("LIMITS", f"{count} recipients, the server takes {most} (RCPTMAX): make several mails")
     most = capabilities.limits.get("RCPTDOMAINMAX")
     if most is not None and len(recipients) > most:
-        domains = {domain for _, domain in (recipient.path.key for recipient in recipients) if domain}
-        if len(domains) > most:
-            count = len(domains)
+        count = len(domains_of(recipients))
+        if count > most:
             raise _beyond("LIMITS", f"{count} domains, the server takes {most} (RCPTDOMAINMAX): make several mails")
 
 

@@ -211,6 +211,11 @@ def wants_smtputf8(sender: ReversePath, recipients: Iterable[Recipient], params:
     return True
 
 
+def domains_of(recipients: Iterable[Recipient]) -> set[bytes]:
+    """The domains that the recipients have, each once (RFC 9422: RCPTDOMAINMAX counts them)."""
+    return {domain for _, domain in (recipient.path.key for recipient in recipients) if domain}
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Mail:
     """One mail for `send_many`: envelope, body, and how it is to be sent.

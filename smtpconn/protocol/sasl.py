@@ -167,12 +167,38 @@ class Credentials:
 
     def revealed(self) -> Secret:
         """The secret as a literal, checked: a callable is asked, and what it raises passes unchanged."""
-        secret = Secret(self._secret.reveal(), self._secret_name)
+        return self._checked(self._secret)
+
+    def _checked(self, source: Secret) -> Secret:
+        secret = Secret(source.reveal(), self._secret_name)
         secret.require(literal=True)
         fault = self._fault(secret)
         if fault:
             raise InvalidInputError(f"{self._secret_name} {fault}")
         return secret
+
+    @property
+    def is_renewable(self) -> bool:
+        """True if asking for the secret again may give another one."""
+        return self._secret.is_callable
+
+    def literal(self, *, renewal: bool = False) -> Credentials:
+        """The same with the secret as a literal, asked for now; what the callable raises passes unchanged.
+
+        `renewal`: after a refusal (D12), which for some credentials has a source of its own.
+        """
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made._secret = self._renewed() if renewal else self.revealed()
+        return made
+
+    def _renewed(self) -> Secret:
+        return self.revealed()
+
+    def digest(self, key: bytes) -> bytes:
+        """A keyed digest of who and which literal secret, to know them again without keeping them."""
+        parts = (type(self).__name__, repr(self._identity()), self._secret.reveal())
+        return hmac.digest(key, "\0".join(parts).encode("utf-8", "surrogatepass"), "sha256")
 
     def _fault(self, secret: Secret) -> str | None:
         """Why the mechanisms cannot carry the secret: a constant text."""
@@ -325,6 +351,14 @@ class _BearerAuth(Credentials):
             raise TypeError("refresh must be a callable that returns a token")
         super().__init__(user, token)
         self.refresh = refresh and refresh.provider
+
+    @property
+    def is_renewable(self) -> bool:
+        """True if asking for the token again may give another one."""
+        return self.refresh is not None or super().is_renewable
+
+    def _renewed(self) -> Secret:
+        return self.revealed() if self.refresh is None else self._checked(Secret(self.refresh, self._secret_name))
 
     def _fault(self, secret: Secret) -> str | None:
         return _token_fault(secret.reveal())

@@ -106,6 +106,7 @@ class Session:
         self.mails = 0  # MAIL commands written
         self.nonmail = 0  # pool VA4: what Exim counts
         self.noops = 0
+        self.domains: set[bytes] = set()  # of recipients so far, where the server limits them (LI4)
         self._mails_before_other = 0  # MAIL commands in front of the last command that is no part of a mail
 
     @property
@@ -380,10 +381,10 @@ class Session:
         self.parser.limit = MAX_REPLY
         return reply
 
-    def quit(self) -> Flow[bool]:
-        """QUIT; True if 221 was read. The caller closes in every case."""
+    def quit(self, *, written: bool = False) -> Flow[bool]:
+        """QUIT, unless it was written before; True if 221 was read. The caller closes in every case."""
         self.state = SessionState.QUIT
-        reply = yield from exchange(commands.quit_(), QUIT)
+        reply = yield from exchange(b"" if written else commands.quit_(), QUIT)
         return reply.code == 221
 
     # --- judging replies ---

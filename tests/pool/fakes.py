@@ -14,6 +14,7 @@ from smtpconn.pooling.claims import Claim, Outcome
 from smtpconn.pooling.endpoints import Endpoints
 from smtpconn.pooling.pooled import System
 from smtpconn.protocol.errors import (
+    AuthenticationError,
     ConnectionLostError,
     Delivery,
     DeliveryUnknownError,
@@ -24,7 +25,7 @@ from smtpconn.protocol.errors import (
     TransientReplyError,
 )
 from smtpconn.protocol.extensions import ServerCapabilities
-from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.mail import Mail, domains_of
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult
 from smtpconn.slots import Slots
@@ -83,7 +84,10 @@ class FakeConnection:
         self.mails = self.nonmail = self.noops = 0
         self.capabilities = server.capabilities
         self.quiet = True
+        self.unread: Reply | None = None  # what makes it not quiet
         self.alive = True
+        self.noop_code = 0  # the answer to NOOP where it is not alive
+        self.domains: set[bytes] = set()
         self.aborted = threading.Event()
         self.is_authenticated = False
 
@@ -95,17 +99,22 @@ class FakeConnection:
         self.log.append("check")
         return self.quiet and not self.closed
 
-    def probe(self, budget: Budget) -> bool:
+    def hear_goodbye(self) -> None:
+        if self.unread is not None:
+            self.is_shutting_down, self.closing_reply = True, self.unread
+
+    def probe(self, budget: Budget) -> int:
         self.log.append("NOOP")
         self.noops += 1
         self.nonmail += 1
         if not self.alive:
             self.close()
-        return self.alive
+        return 250 if self.alive else self.noop_code
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
         assert not self.closed, "a closed connection was used"
         self.mails += 1
+        self.domains |= domains_of(mail.recipients or ())
         self.log.append("MAIL")
         act = self.script.pop(0) if self.script else self.server.next_act()
         if isinstance(act, BaseException):
@@ -151,6 +160,9 @@ class FakeConnection:
         self.close()
         return True
 
+    def part(self) -> None:
+        self.log.append("part")
+
     def leave(self, budget: Budget | None) -> None:
         self.log.append("QUIT" if budget is None else "QUIT and wait")
         self.close()
@@ -178,6 +190,8 @@ class FakeServer:
         self.connections: list[FakeConnection] = []
         self.opened_to: list[str] = []
         self.capabilities = capabilities("PIPELINING")
+        self.logins: list[str] = []  # secrets that were presented
+        self.accepts: Callable[[str], bool] | None = None  # None: nobody is asked to log in
         self.most = 0
         self._live: set[int] = set()
         self._lock = threading.Lock()
@@ -190,12 +204,23 @@ class FakeServer:
             raise act
         if act is not None:
             act(endpoint, budget)
+        if self.accepts is not None:
+            self._log_in(opening)
         connection = FakeConnection(self, endpoint)
         with self._lock:
             self.connections.append(connection)
             self._live.add(connection.connection_id)
             self.most = max(self.most, len(self._live))
         return connection
+
+    def _log_in(self, opening: Opening) -> None:
+        assert self.accepts is not None
+        assert callable(opening.credentials)
+        secret = opening.credentials().revealed().reveal()
+        with self._lock:
+            self.logins.append(secret)
+        if not self.accepts(secret):
+            raise AuthenticationError("535 no", permanent=True, reply=reply(535))
 
     def next_act(self) -> Any:
         with self._lock:

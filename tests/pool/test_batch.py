@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from smtpconn.attempts import attempt_of
 from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.pool import ConnectionPool
 from smtpconn.protocol.errors import (
@@ -25,8 +26,9 @@ from smtpconn.protocol.errors import (
     SmtpError,
 )
 from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.sasl import PasswordAuth
 
-from .fakes import FakeConnection, FakeServer, lost, pool_of, rejected, reply, unavailable
+from .fakes import FakeConnection, FakeServer, capabilities, lost, pool_of, rejected, reply, unavailable
 
 LIMIT = 20.0
 
@@ -405,3 +407,105 @@ def test_where_no_thread_can_be_started_the_consumer_does_the_work(
     outcomes = list(pool.send_many([mail(n) for n in range(10)], concurrency=3))
     assert [outcome.index for outcome in outcomes] == list(range(10))
     assert all(outcome.error is None for outcome in outcomes)
+
+
+def test_SM4_a_worker_carries_mail_after_mail_over_its_connection(server: FakeServer) -> None:
+    pool = pool_of(server, max_size=2)
+    ready = threading.Event()
+    server.acts = [lambda connection: ready.wait(LIMIT)]
+
+    def mails() -> Iterator[Mail]:
+        for number in range(8):  # as many as may be pulled: they are all there when the first is through
+            if number == 7:
+                ready.set()
+            yield mail(number)
+
+    outcomes = list(pool.send_many(mails(), concurrency=2))
+    stats = pool.stats()
+    assert [outcome.delivery for outcome in outcomes] == [Delivery.DELIVERED] * 8
+    assert (stats.messages, stats.delivered) == (8, 8)
+    assert stats.acquired < 8
+    assert stats.leased == 0
+    pool.close()
+
+
+def test_SM4_the_workers_of_a_batch_do_not_count_as_waiters_for_each_other(server: FakeServer) -> None:
+    """One connection for two workers: the one that has it goes on, and no mail fails for the other's wait."""
+    pool = pool_of(server, max_size=2, acquire_timeout=0.05)
+    with pool.connection(), pool.send_many((mail(n) for n in range(200)), concurrency=2) as outcomes:
+        server.acts = [lambda connection: time.sleep(0.005)] * 200
+        found = list(outcomes)
+    assert {outcome.delivery for outcome in found} == {Delivery.DELIVERED}
+    assert len(found) == 200
+    pool.close()
+
+
+def test_SM2_BO8_no_more_workers_than_the_server_takes_connections(server: FakeServer) -> None:
+    pool = pool_of(server, max_size=4)
+    pool.send("a@b.example", ["c@d.example"], b"x\r\n")
+    health = pool._supply.endpoints.healths[0]
+    pool._supply.slots.locked(pool._supply.endpoints.shrink, health, 2, pool._supply.clock())
+    most = 0
+    for _ in pool.send_many(mail(n) for n in range(60)):
+        most = max(most, len(workers()))
+    assert most == 2
+    pool.close()
+
+
+def test_SM4_D7_the_connection_of_a_worker_is_a_reused_one_from_its_second_mail_on(server: FakeServer) -> None:
+    pool = pool_of(server, max_size=2)
+
+    def ends_after_three(connection: FakeConnection) -> None:
+        if connection.mails > 3:
+            connection._fail(unavailable(unanswered=True))
+
+    server.next_act = lambda: ends_after_three  # type: ignore[method-assign]  # every mail
+    outcomes = list(pool.send_many((mail(n) for n in range(60)), concurrency=2))
+    assert {outcome.error for outcome in outcomes} == {None}
+    assert max(connection.mails for connection in server.connections) <= 4
+    pool.close()
+
+
+def test_LI4_a_worker_retires_its_connection_before_a_mail_with_too_many_domains(server: FakeServer) -> None:
+    server.capabilities = capabilities("LIMITS RCPTDOMAINMAX=1")
+    pool = pool_of(server, max_size=2)
+    mails = [Mail("a@b.example", [f"c@d{n}.example"], b"x\r\n") for n in range(12)]
+    outcomes = list(pool.send_many(mails, concurrency=2))
+    assert {outcome.error for outcome in outcomes} == {None}
+    assert [len(connection.domains) for connection in server.connections] == [1] * 12
+    pool.close()
+
+
+def test_SM9_a_base_exception_of_the_credentials_in_a_worker_ends_the_batch(server: FakeServer) -> None:
+    class Stop(BaseException):
+        pass
+
+    def password() -> str:
+        raise Stop
+
+    server.accepts = lambda secret: True
+    pool = pool_of(server, max_size=2, credentials=PasswordAuth("user", password))
+    with pytest.raises(Stop):
+        collect(pool.send_many((mail(n) for n in range(9)), concurrency=2), [])
+    assert workers() == []
+    assert pool.stats().opening == 0
+    pool.close()
+
+
+def test_I24_an_interrupt_behind_the_verdict_does_not_deny_the_delivery(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """design 1: `attempt_of` a KeyboardInterrupt that strikes while the connection goes back says DELIVERED."""
+    give_back = pool._supply.slots.give_back
+
+    def interrupted(*arguments: Any) -> str | None:
+        give_back(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool._supply.slots, "give_back", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pool.send("a@b.example", ["c@d.example"], b"x\r\n")
+    attempt = attempt_of(caught.value)
+    assert attempt is not None
+    assert attempt.delivery is Delivery.DELIVERED
+    assert pool.stats().delivered == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,28 +16,14 @@ import pytest
 
 import smtpconn
 from smtpconn.pool import ConnectionPool
-from smtpconn.protocol.errors import ConnectError, PoolTimeoutError, SmtpError
+from smtpconn.protocol.errors import ConnectError, PoolClosedError, PoolTimeoutError, SmtpError
+from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.sasl import PasswordAuth
 
 from .fakes import ENVELOPE, Clock, FakeServer, pool_of, unavailable
 
-_TRACED = {
-    str(Path(smtpconn.__file__).parent / f"{name}.py")
-    for name in (
-        "pool",
-        "calls",
-        "supply",
-        "slots",
-        "handoff",
-        "upkeep",
-        "claims",
-        "lease",
-        "endpoints",
-        "checking",
-        "opener",
-        "stock",
-        "batch",
-    )
-}
+_PACKAGE = Path(smtpconn.__file__).parent
+_TRACED = {str(path) for path in (_PACKAGE / "pool.py", _PACKAGE / "slots.py", *(_PACKAGE / "pooling").glob("*.py"))}
 
 
 class Interrupt(BaseException):
@@ -148,6 +135,12 @@ class Scene:
             held.enter_context(contextlib.suppress(PoolTimeoutError))
             self.pool.send(*ENVELOPE, timeout=2.0)
 
+    def many(self) -> None:
+        mails = [Mail("from@example.com", ["to@example.net"], b"x\r\n") for _ in range(3)]
+        with self.pool.send_many(mails, concurrency=1) as outcomes:
+            for _ in outcomes:
+                pass
+
     def invalidate(self) -> None:
         self.pool.invalidate()
 
@@ -176,7 +169,7 @@ def all_of(pool: ConnectionPool) -> None:
 
 
 @pytest.mark.parametrize("scene", _SCENES)
-def test_I24_no_slot_and_no_lock_is_lost_whatever_line_is_interrupted(scene: str) -> None:
+def test_I24_PO3_AQ6_no_slot_and_no_lock_is_lost_whatever_line_is_interrupted(scene: str) -> None:
     line = 0
     fired = True
     while fired:
@@ -194,3 +187,115 @@ def test_I24_no_slot_and_no_lock_is_lost_whatever_line_is_interrupted(scene: str
         assert stage.server.live == stats.idle, f"line {line}"
         stage.pool.close()
     assert line > 30
+
+
+class Login(Scene):
+    """A pool whose secret is refused and changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = "old"
+        self.server.accepts = lambda secret: secret == "new"
+        credentials = PasswordAuth("user", lambda: self.secret)
+        self.pool = pool_of(self.server, self.clock, max_size=4, max_connecting=4, credentials=credentials)
+
+    def refused(self) -> None:
+        with contextlib.suppress(SmtpError):
+            self.send()
+
+    def changed(self) -> None:
+        self.refused()
+        self.secret = "new"
+        self.send()
+
+
+@pytest.mark.parametrize("scene", ["refused", "changed"])
+def test_I24_no_slot_is_lost_whatever_line_of_a_login_is_interrupted(scene: str) -> None:
+    line = 0
+    fired = True
+    while fired:
+        line += 1
+        stage = Login()
+        fired = interrupted_at(line, getattr(stage, scene))
+        stage.secret = "new"
+        assert not stage.pool._supply.slots.lock.locked()
+        stage.clock.now += 4_000
+        all_of(stage.pool)
+        stage.pool.close(timeout=0)
+    assert line > 50
+
+
+class Closing(Scene):
+    """A pool that is closed, and then closed again."""
+
+    def idle(self) -> None:
+        self.pool.close()
+
+    def leased(self) -> None:
+        with self.pool.connection():
+            self.pool.close(timeout=2)
+
+    def returned(self) -> None:
+        held = [self.pool.connection()]
+        held[0].__enter__()
+        self.clock.while_asleep = lambda: held.pop().__exit__(None, None, None) if held else None
+        try:
+            self.pool.close(timeout=2)
+        finally:
+            self.clock.while_asleep = None
+            while held:
+                held.pop().__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("scene", ["idle", "leased", "returned"])
+def test_I23_I24_an_interrupted_close_can_be_closed_again_and_leaves_nothing_open(scene: str) -> None:
+    line = 0
+    fired = True
+    while fired:
+        line += 1
+        stage = Closing()
+        fired = interrupted_at(line, getattr(stage, scene))
+        stage.clock.while_asleep = None
+        assert not stage.pool._supply.slots.lock.locked(), f"the lock was lost at line {line}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect(0)
+            stage.pool.close(timeout=0)
+            stage.pool.stats()
+        with pytest.raises(PoolClosedError):
+            stage.send()
+        stats = stage.pool.stats()
+        assert stage.server.live == 0, f"a connection is open, interrupted at line {line}"
+        assert (stats.idle, stats.leased, stats.closing) == (0, 0, 0), f"interrupted at line {line}"
+    assert line > 50
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_SM8_I24_a_batch_whose_consumer_is_interrupted_leaves_no_thread_and_no_slot(ordered: bool) -> None:
+    """Every line of the consumer's thread while two workers send."""
+    line = 0
+    fired = True
+    while fired:
+        line += 1
+        server = FakeServer()
+        pool = pool_of(server, max_size=2)
+
+        def consume(pool: ConnectionPool = pool) -> None:
+            mails = [Mail("from@example.com", ["to@example.net"], b"x\r\n") for _ in range(9)]
+            with pool.send_many(mails, ordered=ordered) as outcomes:
+                for _ in outcomes:
+                    pass
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # an iterator that was made and never begun
+            fired = interrupted_at(line, consume)
+            gc.collect(0)
+        workers = [thread for thread in threading.enumerate() if "-send_many-" in thread.name]
+        for worker in workers:
+            worker.join(5)
+            assert not worker.is_alive(), f"a worker is left, interrupted at line {line}"
+        stats = pool.stats()
+        assert (stats.leased, stats.opening, stats.closing, stats.waiting) == (0, 0, 0, 0), f"at line {line}"
+        pool.close()
+        assert server.live == 0
+    assert line > 50

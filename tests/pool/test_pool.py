@@ -37,6 +37,7 @@ from smtpconn.protocol.errors import (
     TransientReplyError,
     UsageError,
 )
+from smtpconn.protocol.sasl import PasswordAuth, XOAuth2Auth
 from smtpconn.tls import TlsMode
 
 from .fakes import (
@@ -513,7 +514,7 @@ def test_VA6_a_complete_transaction_lifts_the_mark(pool: ConnectionPool, server:
 # ---- failing opens
 
 
-def test_BO1_BO2_BO3_PO25_backoff_doubles_and_one_trial_is_made(server: FakeServer, clock: Clock) -> None:
+def test_BO1_BO2_BO3_PO25_DF12_backoff_doubles_and_one_trial_is_made(server: FakeServer, clock: Clock) -> None:
     pool = pool_of(server, clock)
     delays = []
     for _ in range(8):
@@ -593,7 +594,7 @@ def test_NN18_BO4_an_exception_of_the_credentials_passes_and_starts_no_backoff(
     pool.close()
 
 
-def test_BO6_PO27_the_breaker_refuses_without_a_login_and_lets_one_trial_through(
+def test_BO6_PO27_DF13_the_breaker_refuses_without_a_login_and_lets_one_trial_through(
     server: FakeServer, clock: Clock
 ) -> None:
     pool = pool_of(server, clock)
@@ -638,7 +639,7 @@ def test_BO6_live_connections_serve_while_the_breaker_is_open_and_invalidate_clo
     ],
     ids=["CS5", "CS15", "EOF before the greeting"],
 )
-def test_BO7_BO8_PO24_too_many_connections_is_a_wait_and_a_limit(
+def test_BO7_BO8_PO24_DF14_too_many_connections_is_a_wait_and_a_limit(
     server: FakeServer, clock: Clock, failure: SmtpError
 ) -> None:
     pool = pool_of(server, clock)
@@ -1044,3 +1045,258 @@ def test_unix_socket_needs_no_tls_mode(server: FakeServer) -> None:
     made.close()
     with pytest.raises(InvalidInputError):
         kind(["a.example"], 25, TlsMode.NONE, unix_socket="/run/lmtp", protocol="lmtp")
+
+
+# ---- what a connection has said, or is limited to
+
+
+def test_VA1_a_421_that_waits_is_kept_for_the_event(server: FakeServer, clock: Clock) -> None:
+    seen: list[events.PoolEvent] = []
+    pool = pool_of(server, clock, on_event=seen.append)
+    warmed(pool, 2)
+    for connection in server.connections:
+        connection.quiet, connection.unread = False, reply(421, "4.3.2 restart")
+    assert pool.send(*ENVELOPE).all_delivered
+    closed = [event for event in seen if isinstance(event, events.ConnectionClosed)]
+    assert [(event.reason, event.code) for event in closed] == [("closing", 421)] * 2
+    assert [event.code for event in seen if isinstance(event, events.ClosingSeen)] == [421] * 2
+    assert pool.stats().retired["closing"] == 2
+    pool.close()
+
+
+@pytest.mark.parametrize("code", [500, 502, 504])
+def test_VA5_an_endpoint_that_refuses_noop_twice_is_not_asked_again_until_invalidate(
+    server: FakeServer, clock: Clock, code: int
+) -> None:
+    pool = pool_of(server, clock, max_size=1)
+
+    def use_after_a_while() -> int:
+        """Send behind a pause that calls for a NOOP; how many were written in all."""
+        for connection in server.connections:
+            connection.alive, connection.noop_code = False, code
+        clock.now += 16
+        assert pool.send(*ENVELOPE).all_delivered
+        return sum(connection.noops for connection in server.connections)
+
+    pool.send(*ENVELOPE)
+    assert [use_after_a_while() for _ in range(4)] == [1, 2, 2, 2]
+    assert pool.stats().retired["nonmail"] == 2
+    pool.invalidate()
+    pool.send(*ENVELOPE)
+    assert use_after_a_while() == 3
+    pool.close()
+
+
+def test_VA5_another_refusal_of_noop_is_no_reason_to_stop_asking(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock, max_size=1)
+    for _ in range(4):
+        pool.send(*ENVELOPE)
+        server.connections[-1].alive, server.connections[-1].noop_code = False, 451
+        clock.now += 16
+    pool.send(*ENVELOPE)
+    assert pool.stats().probes == 4
+    pool.close()
+
+
+def test_LI4_a_connection_is_retired_before_a_mail_that_would_exceed_its_domains(
+    server: FakeServer, clock: Clock
+) -> None:
+    """pipelining:LI4, pool:VA9: RCPTDOMAINMAX counts over a connection's life."""
+    server.capabilities = capabilities("LIMITS RCPTDOMAINMAX=2")
+    pool = pool_of(server, clock)
+    for domain in ("a", "b", "A", "b", "c", "d", "c"):
+        pool.send("from@example.com", [f"to@{domain}.example"], b"x\r\n")
+    assert [connection.mails for connection in server.connections] == [4, 3]
+    assert pool.stats().retired["messages"] == 1
+    assert server.connections[0].log[-1].startswith("QUIT")
+    pool.send("from@example.com", ["to@e.example", "to@f.example"], b"x\r\n")
+    with pool.connection():
+        pass  # a lease says nothing of its mails in advance
+    assert len(server.connections) == 3
+    pool.close()
+
+
+def test_CL2_all_say_quit_before_the_first_answer_is_awaited(server: FakeServer, clock: Clock) -> None:
+    order: list[tuple[str, int]] = []
+    pool = pool_of(server, clock)
+    warmed(pool, 3)
+    for connection in server.connections:
+        number = connection.connection_id
+        connection.part = lambda number=number: order.append(("part", number))  # type: ignore[method-assign,misc]
+        leave = connection.leave
+
+        def noted(budget: Any, number: int = number, leave: Any = leave) -> None:
+            order.append(("leave", number))
+            leave(budget)
+
+        connection.leave = noted  # type: ignore[method-assign]
+    pool.close()
+    assert [what for what, _ in order] == ["part"] * 3 + ["leave"] * 3
+    assert server.live == 0
+
+
+# ---- credentials that change
+
+
+def test_EP5_PO28_a_callable_is_asked_once_for_each_open_and_never_for_a_reuse(
+    server: FakeServer, clock: Clock
+) -> None:
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append("")
+        assert not made._supply.slots.lock.locked()
+        return f"secret{len(asked)}"
+
+    server.accepts = lambda secret: True
+    made = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    for _ in range(3):
+        made.send(*ENVELOPE)
+    warmed(made, 2)
+    assert server.logins == ["secret1", "secret2"]
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["the secret", "the credentials", "refresh"])
+def test_EP6_after_a_535_another_secret_is_tried_once_in_the_same_call(
+    server: FakeServer, clock: Clock, how: str
+) -> None:
+    secrets = iter(["old", "new", "new"])
+    credentials: Any
+    if how == "the secret":
+        credentials = PasswordAuth("user", lambda: next(secrets))
+    elif how == "the credentials":
+        credentials = lambda: PasswordAuth("user", next(secrets))  # noqa: E731  # one of three
+    else:
+        credentials = XOAuth2Auth("user", "old", refresh=lambda: "new")
+    server.accepts = lambda secret: secret == "new"
+    pool = pool_of(server, clock, credentials=credentials)
+    assert pool.send(*ENVELOPE).all_delivered
+    assert server.logins == ["old", "new"]
+    stats = pool.stats()
+    assert (stats.breaker_trips, stats.breaker, stats.open_errors) == (0, None, 0)
+    pool.close()
+
+
+@pytest.mark.parametrize("given", [["bad", "bad"], ["bad", "worse"]], ids=["the same", "another"])
+def test_EP6_BO6_the_same_secret_or_a_second_refusal_trips_the_breaker(
+    server: FakeServer, clock: Clock, given: list[str]
+) -> None:
+    """I35: a refused credential is not sent again before the breaker lets one trial through."""
+    secrets = iter(given)
+    last = given[-1]
+    server.accepts = lambda secret: False
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", lambda: next(secrets, last)))
+    for _ in range(4):
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+    assert server.logins == list(dict.fromkeys(given))
+    assert pool.stats().breaker_trips == 1
+    clock.now += 60
+    with pytest.raises(AuthenticationError):
+        pool.send(*ENVELOPE)
+    assert len(server.logins) == len(set(given)) + 1
+    assert pool.stats().breaker == 120.0
+    pool.close()
+
+
+def test_I35_a_literal_that_was_refused_is_sent_once_in_a_minute(server: FakeServer, clock: Clock) -> None:
+    server.accepts = lambda secret: False
+    pool = pool_of(server, clock, credentials=("user", "bad"))
+    for _ in range(30):
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+        clock.now += 1.9
+    assert server.logins == ["bad"]
+    pool.close()
+
+
+def test_BO6_a_changed_secret_closes_the_breaker_at_once(server: FakeServer, clock: Clock) -> None:
+    current = ["old"]
+    server.accepts = lambda secret: secret == "new"
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", lambda: current[0]))
+    for _ in range(2):
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+    assert server.logins == ["old"]
+    current[0] = "new"
+    assert pool.send(*ENVELOPE).all_delivered
+    assert server.logins == ["old", "new"]
+    assert pool.stats().breaker is None
+    pool.close()
+
+
+def test_EP6_what_the_callable_raises_when_asked_again_passes_and_the_refusal_counts(
+    server: FakeServer, clock: Clock
+) -> None:
+    def password() -> str:
+        if server.logins:
+            raise LookupError("no token")
+        return "old"
+
+    server.accepts = lambda secret: False
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    with pytest.raises(LookupError):
+        pool.send(*ENVELOPE)
+    stats = pool.stats()
+    assert (stats.breaker, stats.leased, stats.opening) == (60.0, 0, 0)
+    pool.close()
+
+
+def test_EP6_a_login_that_is_only_put_off_is_not_asked_about_again(server: FakeServer, clock: Clock) -> None:
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append("")
+        raise AuthenticationError("454 later", permanent=False, reply=reply(454))  # as if the server had said it
+
+    server.accepts = lambda secret: True
+    pool = pool_of(server, clock, credentials=PasswordAuth("user", password))
+    with pytest.raises(AuthenticationError):
+        pool.send(*ENVELOPE)
+    stats = pool.stats()
+    assert (len(asked), stats.breaker, stats.backoffs) == (1, None, 1)
+    assert stats.endpoints[0].backoff >= 5.0
+    pool.close()
+
+
+def test_BO7_a_server_may_still_count_the_connection_that_was_just_closed(server: FakeServer, clock: Clock) -> None:
+    """With nothing else alive it would be this caller's error: he waits for the end of the back-off instead."""
+    pool = pool_of(server, clock, max_messages=1)
+    pool.send(*ENVELOPE)
+    server.script = [unavailable("greeting"), unavailable("greeting")]
+    begun = clock.now
+    assert pool.send(*ENVELOPE).all_delivered
+    assert 1.2 <= clock.now - begun <= 1.8  # 0.5 and 1 s, each within a fifth
+    stats = pool.stats()
+    assert (stats.open_errors, stats.backoffs, stats.endpoints[0].error) == (0, 2, None)
+    clock.now += 10
+    server.script = [unavailable("greeting")]
+    with pytest.raises(ServiceUnavailableError):
+        pool.send(*ENVELOPE)
+    pool.close()
+
+
+def test_BO8_the_limit_counts_the_connection_that_was_just_closed(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock)
+    with pool.connection():
+        with pool.connection() as lease:
+            lease.close()
+        server.script = [unavailable("greeting")]
+        assert pool.send(*ENVELOPE).all_delivered
+        assert pool.stats().limit == 2
+    pool.close()
+
+
+def test_SN2_BO7_a_retry_that_finds_too_many_connections_waits_for_one(server: FakeServer, clock: Clock) -> None:
+    """The server still counts the connection that it has just ended: no error of this caller's."""
+    pool = pool_of(server, clock)
+    pool.send(*ENVELOPE)
+    server.acts = [unavailable(unanswered=True)]
+    server.script = [unavailable("greeting")]
+    with pool.connection() as lease:
+        lease.noop()
+    assert pool.send(*ENVELOPE).all_delivered
+    stats = pool.stats()
+    assert (stats.stale_retries, stats.open_errors, stats.opened) == (1, 0, 2)
+    pool.close()
