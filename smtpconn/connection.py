@@ -559,13 +559,12 @@ class SmtpConnection(Sending):
     def rehlo(self, *, timeout: Timeout) -> None:
         """EHLO or LHLO again; replaces `capabilities`. A refusal voids them and closes the connection."""
         budget = Budget.of(timeout)
-        turn = object()
-        try:
-            self._take_turn(turn, budget)
+
+        def call() -> None:
             self._require_alive()
             handshake.hello_again(self._driver, budget, self._publish)
-        finally:
-            self._end_turn(turn)
+
+        self._in_turn(budget, call)
 
     def quit(self, *, timeout: Timeout) -> bool:
         """QUIT, then close in every case; True if the server said 221. Raises nothing for what the server does.

@@ -81,8 +81,8 @@ def _marked(lines: list[str]) -> list[tuple[bool, str]]:
 
 def over(*said: Any, extensions: tuple[str, ...] = ("PIPELINING",), **options: Any) -> tuple[SmtpConnection, Any]:
     """A connection whose peer says `said`, one item to each flight behind the EHLO."""
-    secure = options.pop("secure", False)
-    transport = ScriptedTransport([GREETING, hello(*extensions), *said], secure=secure)
+    secure, dry = options.pop("secure", False), options.pop("dry", "fail")
+    transport = ScriptedTransport([GREETING, hello(*extensions), *said], secure=secure, when_dry=dry)
     options = {"timeout": 5, "tls_mode": TlsMode.NONE, "ehlo_domain": "client.test", **options}
     return SmtpConnection.from_transport(transport, **options), transport
 
