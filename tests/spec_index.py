@@ -56,7 +56,6 @@ LOOK_ALIKES = {
 }
 
 NOT_YET: dict[str, str] = {
-    "BS22": "send_many is tested under the ids of the pool's own list; no progress there",
     "BS23": "no integration but the command line",
 }
 

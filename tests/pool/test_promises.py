@@ -1,4 +1,4 @@
-"""What the feature list promises of the pool (BS4, BS5, BS6, F98b), over real connections and counted at the server.
+"""What the feature list promises of the pool (BS4, BS5, BS6, BS22, F98b), over real connections and counted at the server.
 
 The rules behind it have their tables in the other modules of this directory, over connections that are scripted. Where
 time matters the pool's clock is moved by hand.
@@ -452,3 +452,29 @@ def test_E66_F63_after_a_source_that_raises_the_next_mail_goes_out_and_nothing_o
     assert commands(server).count("RSET") == (0 if verb == "send" else 1)
     assert [(mail.sender, mail.content) for mail in server.mails] == [(SENDER, BODY)]
     assert server.violations == []
+
+
+# --- BS22: a batch from a URL, over several connections, with its progress ---
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_BS22_a_batch_shows_its_progress_while_the_input_is_still_read(server: LoopbackServer, ordered: bool) -> None:
+    pulled: list[int] = []
+
+    def mails() -> Iterator[Mail]:
+        for number in range(60):
+            pulled.append(number)
+            yield Mail(SENDER, [RECIPIENT], BODY, tag=number)
+
+    server.rtt = 0.005  # or one connection does it all
+    url = f"smtp://127.0.0.1:{server.port}?max_size=3&timeout=20"
+    with ConnectionPool.from_url(url) as pool, pool.send_many(mails(), ordered=ordered) as outcomes:
+        first = next(outcomes)
+        assert len(pulled) < 60
+        rest = list(outcomes)
+        done = [outcome.index for outcome in (first, *rest)]
+        assert sorted(done) == pulled == list(range(60))
+        assert done == pulled or not ordered
+        assert all(outcome.delivery is Delivery.DELIVERED and outcome.mail.tag == outcome.index for outcome in rest)
+        assert pool.stats().delivered == 60
+    assert server.connections_peak > 1
