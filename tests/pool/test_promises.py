@@ -1,4 +1,4 @@
-"""What the feature list promises of the pool (BS4, BS5, BS6, BS22, F98b), over real connections and counted at the server.
+"""What the feature list promises of the pool (BS4-BS6, BS22, F98b), over real connections and counted at the server.
 
 The rules behind it have their tables in the other modules of this directory, over connections that are scripted. Where
 time matters the pool's clock is moved by hand.
