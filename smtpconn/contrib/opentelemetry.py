@@ -98,9 +98,8 @@ class _Tracing:
             pool = known()
             assert pool is not None
             owner._begin(pool, *arguments, **keywords)
-            supply, calls = pool._supply, pool._calls
-            _put(supply, "acquire", self._acquire(supply.acquire))
-            _put(calls, "perform", self._perform(calls.perform))
+            _put(pool._supply, "acquire", self._acquire(pool._supply.acquire))
+            pool._calls.around = self.send
 
         def connection(timeout: float | None = None) -> Lease:
             pool = known()
@@ -139,15 +138,6 @@ class _Tracing:
                 self._connects.record(seconds, {**self._pool, **server, **_error_type(error)})
 
             return self._span("smtp.connect", SpanKind.CLIENT, lambda: connector(opening, endpoint, *arguments), finish)
-
-        return traced
-
-    def _perform(self, perform: Callable[..., Any]) -> Callable[..., Any]:
-        def traced(timeout: Any, verb: Any, mail: Any = None, claim: Any = None) -> Any:
-            def work() -> Any:
-                return perform(timeout, verb, mail, claim)
-
-            return work() if mail is None else self.send(work)
 
         return traced
 

@@ -297,6 +297,7 @@ class _Worker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._batch = batch
         self._context = contextvars.copy_context()  # the caller's: a new thread would begin with an empty one
+        self._around = calls.around
         self.stay = Stay(calls, batch)
 
     def run(self) -> None:
@@ -351,7 +352,7 @@ class _Worker(threading.Thread):
         if fault is not None:
             stay.end()
             return not_begun(index, mail, fault)
-        outcome = MailOutcome.of(index, mail, lambda mail: self._perform(mail, budget))
+        outcome = MailOutcome.of(index, mail, lambda mail: self._around(lambda: self._perform(mail, budget)))
         error = outcome.error
         if error is not None:
             stay.failed(error, mail)

@@ -7,7 +7,7 @@ public verbs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from smtpconn import attempts
 from smtpconn.deadline import Budget, Deadline, Timeouts
@@ -28,6 +28,7 @@ class Calls:
     """The calls on one pool in one process."""
 
     def __init__(self, supply: Supply) -> None:
+        self.around: Callable[[Callable[[], Any]], Any] = _alone  # what is done around each mail: a bridge's span
         self.supply = supply
         self.clock = supply.clock
         self.name = supply.settings.name
@@ -62,6 +63,12 @@ class Calls:
 
     def perform(self, timeout: float | Timeouts | None, verb: Verb[Result], mail: Mail | None = None) -> Result:
         """Acquire, the verb, at most one safe retry (BR6), return: in this order, in one deadline."""
+        if mail is None:
+            return self._perform(timeout, verb, None)
+        result: Result = self.around(lambda: self._perform(timeout, verb, mail))
+        return result
+
+    def _perform(self, timeout: float | Timeouts | None, verb: Verb[Result], mail: Mail | None) -> Result:
         budget = self.budget(timeout)
         stay = Stay(self)
         try:
@@ -73,6 +80,10 @@ class Calls:
             stay.failed(error, mail)
             stay.end(budget.total, error)
             raise
+
+
+def _alone(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 class Stay:

@@ -153,7 +153,11 @@ def test_the_workers_of_send_many_have_the_context_of_their_caller(
     assert all(outcome.error is None for outcome in outcomes)
     spans = telemetry.spans()
     assert [parent for name, parent in tree(spans) if name == "smtp.send"] == ["batch"] * 9
-    assert [parent for name, parent in tree(spans) if name == "smtp.acquire"] == ["smtp.send"] * 9
+    waits = [parent for name, parent in tree(spans) if name == "smtp.acquire"]
+    if concurrency == 1:
+        assert waits == ["smtp.send"] * 9
+    else:  # a worker keeps its connection from mail to mail
+        assert set(waits) == {"batch"}
 
 
 def test_a_lease_is_a_wait_and_a_span_for_each_of_its_mails(make_pool: MakePool, telemetry: Telemetry) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from smtpconn import attempts
 from smtpconn.deadline import Budget
 from smtpconn.opening import Endpoint, Opening
 from smtpconn.pool import ConnectionPool
@@ -118,7 +119,7 @@ class FakeConnection:
         self.log.append("MAIL")
         act = self.script.pop(0) if self.script else self.server.next_act()
         if isinstance(act, BaseException):
-            self._fail(act)
+            self._fail(self._with_verdicts(act, mail))
         if callable(act):
             act(self)
         assert mail.recipients is not None
@@ -133,6 +134,14 @@ class FakeConnection:
         elif not isinstance(error, SmtpError) or isinstance(error, (SmtpTimeoutError, DeliveryUnknownError)):
             self.poisoned = True
         raise error
+
+    @staticmethod
+    def _with_verdicts(error: BaseException, mail: Mail) -> BaseException:
+        """As the real one: what the mail's own body raised carries its verdicts."""
+        if not isinstance(error, SmtpError):
+            nobody = [RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients or ()]
+            attempts.attach(error, "body", nobody)
+        return error
 
     def command(self, verb: str, argument: str | None, budget: Budget) -> Reply:
         assert not self.closed

@@ -52,6 +52,7 @@ def everything(pool: ConnectionPool, server: FakeServer, clock: Clock) -> None:
     pool.send(*ENVELOPE)
     server.acts = [lost(unanswered=True)]
     pool.send(*ENVELOPE)  # Retried, ClosingSeen
+    clock.now += 3  # a 421 right behind a close of our own would be waited for
     with pool.connection():
         server.script = [ServiceUnavailableError("421 busy", stage="greeting", reply=reply(421))]
         with pytest.raises(PoolTimeoutError):
