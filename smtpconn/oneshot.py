@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from smtpconn import attempts
 from smtpconn.connection import SmtpConnection, Timeout
 from smtpconn.deadline import Budget
 from smtpconn.opening import CredentialsSource, Opening, concealed, endpoint_of
@@ -135,11 +136,26 @@ def send_once(
     if not isinstance(mail, Mail):
         raise TypeError(f"mail must be a Mail, not {type(mail).__name__}")
     budget = Budget.of(timeout)
-    connection = _connected(config, timeout, credentials, policy, transport)
+    return Outcome.of(send_over(_connected(config, timeout, credentials, policy, transport), mail, budget))
+
+
+def send_over(connection: SmtpConnection, mail: Mail, budget: Budget) -> SendResult:
+    """Send the mail over a connection that serves nothing else, and leave it with QUIT, whatever happens.
+
+    Raises what `SmtpConnection.send` raises. What cuts off the QUIT carries the verdicts of the mail, as what cuts off
+    the mail does: `attempt_of` reads them.
+    """
     try:
-        return Outcome.of(connection.send_mail(mail, budget))
-    finally:
+        result = connection.send_mail(mail, budget)
+    except BaseException:
         connection.leave(budget)
+        raise
+    try:
+        connection.leave(budget)
+    except BaseException as error:
+        attempts.attach(error, "QUIT", result.recipients, cut_off=True)
+        raise
+    return result
 
 
 def _connected(

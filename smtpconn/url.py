@@ -55,6 +55,8 @@ _MISTAKEN = {
     "_default_from_email": "set DEFAULT_FROM_EMAIL in the application",
 }
 
+AUTH_KINDS = ("password", "plain", "login", "scram", "xoauth2", "oauthbearer")
+
 _UNCLEAN = re.compile(r"[^\x21-\x7e]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -132,7 +134,7 @@ _SPECIAL_KEYS: dict[str, Convert] = {
     "server_name": _text,
     "client_cert": _text,
     "client_key": _text,
-    "auth": _one_of("password", "plain", "login", "scram", "xoauth2", "oauthbearer"),
+    "auth": _one_of(*AUTH_KINDS),
 }
 _TIMEOUTS = {f"timeout.{field}": _or_none(_number) for field in Timeouts.__dataclass_fields__ if field != "total"}
 _KEYS = {**_POOL_KEYS, **_OPENING_KEYS, **_SPECIAL_KEYS, **_TIMEOUTS}
@@ -203,7 +205,7 @@ class ParsedUrl:
         name = _decoded("user", user)
         if not colon:
             raise InvalidInputError("url: a user without a password; write user:password@, or pass credentials=")
-        return _made(kind, name, Secret(_decoded("password", coded), "password"))
+        return credentials_of_kind(kind, name, Secret(_decoded("password", coded), "password"))
 
     def _opening_options(self) -> dict[str, Any]:
         query = self._query
@@ -319,7 +321,8 @@ def _advice(key: str) -> str:
     return f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(sorted(_KEYS))}"
 
 
-def _made(kind: str, user: str, secret: Secret) -> Credentials:
+def credentials_of_kind(kind: str, user: str, secret: Secret) -> Credentials:
+    """The credentials that a value of the key `auth` means; with the bearer mechanisms the secret is the token."""
     if kind == "oauthbearer":
         return OAuthBearerAuth(secret, user=user or None)
     classes: dict[str, Callable[[str, Secret], Credentials]] = {

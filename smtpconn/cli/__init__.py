@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
+import io
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from smtpconn.cli import demo
+from smtpconn.cli import demo, render, send
 from smtpconn.cli.exits import EX_SOFTWARE, EX_USAGE, INTERRUPTED, NOT_ALL_DELIVERED
 
 __all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse exits with 2 where sysexits.h says 64."""
+    """argparse exits with 2 where sysexits.h says 64, and takes `--pass` for whatever begins like it."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**{**keywords, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -40,18 +43,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="smtpconn", description="A thread-safe SMTP/LMTP client and connection pool.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    send.add_to(commands)
     demo.add_to(commands)
     return parser
 
 
-def _stop_writing() -> None:
-    """Let the interpreter's last flush go nowhere: the reader of stdout is gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. What is left over is named without its value, which may be a secret."""
+    parser = _parser()
+    arguments, left = parser.parse_known_args(argv)
+    unknown = [_named(each) for each in left if each.startswith("-") and each != "-"]
+    if unknown:
+        parser.error(f"unknown option: {', '.join(unknown)}")
+    if not left:
+        return arguments
+    if not hasattr(arguments, "recipients"):
+        parser.error("too many arguments")
+    arguments.recipients += left  # argparse stops collecting at an option that stands between two of them
+    return arguments
+
+
+def _named(option: str) -> str:
+    return option.partition("=")[0] if option.startswith("--") else option[:2]
+
+
+def _show_every_character() -> None:
+    """What the terminal's encoding lacks is shown as an escape: an address must not end the command with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 (see the command), 64 usage, 70 defect, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    """Run one command and return its exit status: those of sysexits.h, 1 (see the command), 130 interrupted."""
+    _show_every_character()
+    arguments = _parsed(argv)
     try:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -59,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("smtpconn: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _stop_writing()
+        render.stop_writing()
         return NOT_ALL_DELIVERED
     except Exception:
         traceback.print_exc()

@@ -26,7 +26,7 @@ from smtpconn import (
     Timeouts,
     TlsMode,
 )
-from smtpconn.cli import render, values
+from smtpconn.cli import render, shapes, values
 from smtpconn.cli.exits import EX_OK, INTERRUPTED, NOT_ALL_DELIVERED
 from smtpconn.cli.flights import Flights
 from smtpconn.cli.load import Load, Outcome, send_all
@@ -225,21 +225,10 @@ def _show(report: _Report, max_size: int) -> None:
         render.table("LMTP: one message, a verdict for each recipient", rows, header=("recipient", "verdict", "reply"))
 
 
-def _recipient_json(result: RecipientResult) -> dict[str, Any]:
-    reply = result.reply
-    return {
-        "recipient": result.address,
-        "delivery": result.delivery.value,
-        "code": reply.code if reply else None,
-        "enhanced": str(reply.enhanced) if reply and reply.enhanced else None,
-        "text": reply.message if reply else None,
-    }
-
-
 def _json(report: _Report) -> dict[str, Any]:
     outcome, stats = report.outcome, report.stats
     return {
-        "schema": 1,
+        "schema": shapes.SCHEMA,
         "command": "demo",
         "exit": report.status,
         "seed": report.load.seed,
@@ -253,7 +242,7 @@ def _json(report: _Report) -> dict[str, Any]:
         "flights_per_message": report.flights_per_message,
         "verdicts": {verdict.value: outcome.count(verdict) for verdict in Delivery},
         "ledger_agrees": None if report.ledger is None else not report.ledger,
-        "lmtp": [_recipient_json(result) for result in report.lmtp],
+        "lmtp": [shapes.recipient(result) for result in report.lmtp],
         "errors": outcome.first_errors(),
     }
 

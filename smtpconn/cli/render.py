@@ -7,9 +7,11 @@ Refuses to know what the rows mean. Everything fits 80 columns.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,17 +31,34 @@ def _console() -> Console | None:
     return Console(highlight=False)
 
 
+def stop_writing() -> None:
+    """Let the interpreter's last flush go nowhere: the reader of stdout is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fit(row: Row, widths: Sequence[int]) -> str:
     line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
     return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
 
 
-def table(title: str, rows: Sequence[Row], *, header: Row = ()) -> None:
-    """Write a table with a title; the last column is cut to what the width leaves."""
+def _wrapped(row: Row, widths: Sequence[int]) -> Iterator[Row]:
+    """The row, and below it what its last cell has too much."""
+    left = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    first, *rest = textwrap.wrap(row[-1], max(left, 1)) or [""]
+    yield *row[:-1], first
+    for part in rest:
+        yield *("" for _ in row[:-1]), part
+
+
+def table(title: str, rows: Sequence[Row], *, header: Row = (), wrap: bool = False) -> None:
+    """Write a table with a title; the last column is cut to what the width leaves, or wrapped."""
     console = _console()
     if console is None:
         every = [header, *rows] if header else rows
         widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        if wrap:
+            every = [part for row in every for part in _wrapped(row, widths)]
+            widths[-1] = 0
         print(title, *(_fit(row, widths) for row in every), "", sep="\n")
         return
     from rich.box import SIMPLE
@@ -50,7 +69,9 @@ def table(title: str, rows: Sequence[Row], *, header: Row = ()) -> None:
     columns = list(zip(*rows, strict=True))
     for name, column in zip(header or [""] * len(columns), columns, strict=True):
         whole = None if column is columns[-1] else max(map(len, column))
-        shown.add_column(name, min_width=whole, overflow="ellipsis", no_wrap=True)
+        wrapped = wrap and whole is None
+        overflow: Literal["fold", "ellipsis"] = "fold" if wrapped else "ellipsis"
+        shown.add_column(name, min_width=whole, overflow=overflow, no_wrap=not wrapped)
     for row in rows:
         shown.add_row(*map(Text, row))
     console.print(shown)

@@ -5,6 +5,8 @@ Each function raises ValueError for text that is none of its kind; argparse then
 
 from __future__ import annotations
 
+import ipaddress
+
 from smtpconn import ForwardPath, ReversePath, Timeouts
 
 
@@ -41,3 +43,16 @@ def server(text: str) -> tuple[str, int]:
     if not bare or bracketed != (":" in bare) or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError
     return bare, int(port)
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    number = positive(text)
+    if number > 65535:
+        raise ValueError
+    return number
+
+
+def ip_address(text: str) -> str:
+    """An IP address."""
+    return str(ipaddress.ip_address(text))
