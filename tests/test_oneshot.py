@@ -30,6 +30,7 @@ from smtpconn import (
     ResolveError,
     ScramAuth,
     ServiceUnavailableError,
+    SmtpConnection,
     SmtpError,
     SmtpTimeoutError,
     StartTlsUnavailableError,
@@ -37,6 +38,7 @@ from smtpconn import (
     TlsError,
     TlsMode,
     UsageError,
+    attempt_of,
 )
 from smtpconn.oneshot import ErrorKind, Failure, SendConfig, failure_of, send_once
 from smtpconn.testing import LoopbackServer, ScriptedTransport, TestAuthority
@@ -367,3 +369,19 @@ def test_an_interrupted_call_leaves_nothing_open(server: LoopbackServer) -> None
         send_once(config_of(server), Mail(SENDER, [RECIPIENT], interrupted()), timeout=5)
     server.wait_for_connections(0, 5)
     assert server.mails == []
+
+
+def test_what_cuts_off_the_QUIT_says_that_the_mail_was_delivered(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(connection: SmtpConnection, budget: object) -> None:
+        connection.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SmtpConnection, "leave", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        send_once(config_of(server), mail_to(), timeout=5)
+    attempt = attempt_of(raised.value)
+    assert attempt is not None
+    assert (attempt.delivery, attempt.cut_off) == (Delivery.DELIVERED, True)
+    assert [entry.address for entry in attempt.recipients] == server.mails[0].recipients
