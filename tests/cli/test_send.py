@@ -193,9 +193,7 @@ def test_arguments_may_stand_between_options_and_behind_a_double_dash(
     assert server.mails[1].recipients == ["-x@y.test"]
 
 
-def test_CLI12_lmtp_has_a_verdict_for_each_recipient(
-    lmtp_server: LoopbackServer, send: Callable[..., Done]
-) -> None:
+def test_CLI12_lmtp_has_a_verdict_for_each_recipient(lmtp_server: LoopbackServer, send: Callable[..., Done]) -> None:
     lmtp_server.refuse("full@example.net", "452 4.2.2 Mailbox full", when="data")
     lmtp_server.refuse(NOBODY, "550 5.1.1 No such user")
     recipients = (BEN, "full@example.net", NOBODY)
@@ -283,9 +281,7 @@ def login_server(authority: TestAuthority, **options: Any) -> LoopbackServer:
     return LoopbackServer(tls="starttls", ca=authority, auth={"anna": PASSWORD}, **options)
 
 
-def test_CLI1_the_password_may_come_from_each_place_but_the_arguments(
-    authority: TestAuthority, tmp_path: Path
-) -> None:
+def test_CLI1_the_password_may_come_from_each_place_but_the_arguments(authority: TestAuthority, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(f"{PASSWORD}\nsecond line\n")
     path = tmp_path / "m"
@@ -316,9 +312,7 @@ def test_CLI1_the_password_may_come_from_each_place_but_the_arguments(
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a POSIX terminal")
 def test_CLI1_a_person_at_a_terminal_is_asked_and_the_password_is_not_echoed(authority: TestAuthority) -> None:
-    on_terminal = (
-        "import os, sys; os.open(sys.argv.pop(1), os.O_RDWR); from smtpconn.cli import main; sys.exit(main())"
-    )
+    on_terminal = "import os, sys; os.open(sys.argv.pop(1), os.O_RDWR); from smtpconn.cli import main; sys.exit(main())"
     with login_server(authority) as server:
         master, slave = os.openpty()
         where = (*at(server, "starttls"), "--ca", str(authority.path), "--user", "anna", BEN)
@@ -599,9 +593,7 @@ def test_CLI2_the_logs_show_the_conversation_without_a_secret(authority: TestAut
 
 
 @pytest.mark.parametrize("command", [("-m", "smtpconn"), WITHOUT_RICH], ids=["with rich", "without rich"])
-def test_CLI11_a_pipe_gets_lines_with_tabs_and_no_escape_codes(
-    server: LoopbackServer, command: Sequence[str]
-) -> None:
+def test_CLI11_a_pipe_gets_lines_with_tabs_and_no_escape_codes(server: LoopbackServer, command: Sequence[str]) -> None:
     server.refuse(NOBODY, "550 5.1.1 No such user")
     done = process(BEN, NOBODY, *at(server), command=command, variables={"FORCE_COLOR": "1", "TERM": "xterm-256color"})
     assert done.returncode == 1
@@ -739,9 +731,7 @@ def _was_said(server: LoopbackServer, word: str) -> bool:
     return any(command.startswith(word) for command in server.sessions[0].commands)
 
 
-def test_70_for_a_defect(
-    send: Callable[..., Done], server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_70_for_a_defect(send: Callable[..., Done], server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpconn.cli.send.letter.read", lambda path: 1 / 0)
     done = send(BEN, *at(server))
     assert done.status == 70
