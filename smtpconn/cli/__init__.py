@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from smtpconn.cli import demo, probe, render, send
@@ -68,8 +70,15 @@ def _named(option: str) -> str:
     return option.partition("=")[0] if option.startswith("--") else option[:2]
 
 
-def _show_every_character() -> None:
-    """What the terminal's encoding lacks is shown as an escape: an address must not end the command with an error."""
+def _prepare_streams() -> None:
+    """Make sure that writing a result cannot be what fails.
+
+    A stream that is closed goes nowhere (and no socket gets its descriptor); what the terminal's encoding lacks is
+    shown as an escape.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -77,7 +86,7 @@ def _show_every_character() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: those of sysexits.h, 1 (see the command), 130 interrupted."""
-    _show_every_character()
+    _prepare_streams()
     arguments = _parsed(argv)
     try:
         status: int = arguments.run(arguments)
@@ -86,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("smtpconn: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        render.stop_writing()
+        render.stop_writing(sys.stdout)
         return NOT_ALL_DELIVERED
     except Exception:
         traceback.print_exc()

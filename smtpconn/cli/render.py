@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,9 +31,10 @@ def _console() -> Console | None:
     return Console(highlight=False)
 
 
-def stop_writing() -> None:
-    """Let the interpreter's last flush go nowhere: the reader of stdout is gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def stop_writing(stream: TextIO) -> None:
+    """Let the interpreter's last flush of stdout or stderr go nowhere: it would end the process with status 120."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _fit(row: Row, widths: Sequence[int]) -> str:

@@ -73,6 +73,7 @@ class Report:
 
 def show(report: Report, *, as_json: bool, quiet: bool) -> None:
     """Write it all. A reader that is gone, or a full disk, is not the mail's fault: nothing is raised for them."""
+    lines = list(_diagnostics(report))
     try:
         if as_json:
             print(json.dumps(report.to_json(), indent=2))
@@ -80,11 +81,14 @@ def show(report: Report, *, as_json: bool, quiet: bool) -> None:
             _show_rows(report, quiet=quiet)
         sys.stdout.flush()
     except OSError as error:
-        render.stop_writing()
+        render.stop_writing(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            print(f"smtpconn send: stdout: {error.strerror}", file=sys.stderr)
-    for line in _diagnostics(report):
-        print(f"smtpconn send: {line}", file=sys.stderr)
+            lines.append(f"stdout: {error.strerror}")
+    try:
+        for line in lines:
+            print(f"smtpconn send: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        render.stop_writing(sys.stderr)
 
 
 def _show_rows(report: Report, *, quiet: bool) -> None:

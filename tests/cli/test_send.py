@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -672,6 +673,32 @@ def test_a_full_disk_changes_no_verdict(server: LoopbackServer) -> None:
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     assert done.stderr.startswith(b"smtpconn send: stdout: ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_descriptors_change_no_verdict(server: LoopbackServer, letter_file: str, closed: str) -> None:
+    server.fault("end of data", "EOF", nth=2)
+    command = shlex.join([sys.executable, "-m", "smtpconn", "send", BEN, "--file", letter_file, *at(server)])
+    for status in (0, 74):
+        assert subprocess.run(["sh", "-c", f"exec {command} {closed}"], timeout=50).returncode == status
+    assert [mail.content for mail in server.mails] == [WIRE, WIRE]
+
+
+def test_a_reader_of_stderr_that_is_gone_changes_no_verdict(server: LoopbackServer) -> None:
+    server.fault("end of data", "EOF")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "smtpconn", "send", BEN, *at(server)],
+        input=MESSAGE,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        timeout=50,
+    )
+    os.close(writer)
+    assert done.returncode == 74
+    assert done.stdout.startswith(b"UNKNOWN\t")
 
 
 def test_an_address_that_the_terminal_cannot_show_ends_nothing(server: LoopbackServer) -> None:
