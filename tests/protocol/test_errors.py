@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,7 +166,8 @@ def raise_it(error: SmtpError) -> None:
 
 
 def test_every_class_comes_back_from_a_process_pool_with_all_attributes_SY3() -> None:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context, home = multiprocessing.get_context("spawn"), str(Path(__file__).parents[2])  # where `raise_it` is found
+    with ProcessPoolExecutor(1, mp_context=context, initializer=site.addsitedir, initargs=(home,)) as pool:
         for error in map(with_everything, CLASSES):
             came_back = pool.submit(raise_it, error).exception(30)
             assert type(came_back) is type(error)
