@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
+import site
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
