@@ -9,16 +9,19 @@ by closing, never by a dot (PF9).
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from smtpconn.deadline import Budget, Clock, Timeouts
 from smtpconn.protocol.burst import Burst, Outcome
 from smtpconn.protocol.errors import ConnectionLostError, ProtocolError, ServiceUnavailableError, SmtpError
 from smtpconn.protocol.flow import Pipelining
+from smtpconn.protocol.ledger import END, MAIL
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.session import used_up
 from smtpconn.protocol.transaction import Attempt
 from smtpconn.sending import Sending
 
@@ -90,18 +93,22 @@ class Chain:
         self._clock = clock
         self._announced: tuple[Mail, Attempt, Budget] | None = None
         self._made: tuple[Mail, Attempt | Exception] | None = None  # of the mail behind it, not yet under way
-        self._known: deque[tuple[Mail, Outcome]] = deque()  # of mails whose turn has not come
+        self._known: deque[tuple[Mail, Outcome, Budget]] = deque()  # of mails whose turn has not come
         self._parked = clock()  # when the last verdict was handed out
         self._hasty = True  # the last pause was short enough for an open envelope
+        self.most_mails = math.inf  # MAILs that the connection may carry, by its owner
+        self.budget = self._budget()  # of the mail that was sent last
 
-    def send(self, mail: Mail, peek: Peek = nothing) -> SendResult:
+    def send(self, mail: Mail, peek: Peek = nothing, budget: Budget | None = None) -> SendResult:
         """Send a mail, and perhaps those behind it, which `peek` shows: then their outcome is there in their turn.
 
-        Raises as `SmtpConnection.send`.
+        `budget`: of this mail, unless it is under way already; by default its time begins now. Raises as
+        `SmtpConnection.send`.
         """
         while self._known:
-            known, outcome = self._known.popleft()
+            known, outcome, rest = self._known.popleft()
             if known is mail:
+                self.budget = rest.shifted(self._clock() - self._parked)
                 if isinstance(outcome, SmtpError):
                     raise outcome
                 return outcome
@@ -109,17 +116,41 @@ class Chain:
             if self._announced is not None and self._announced[0] is mail:
                 return self._go_on(mail, peek)
             self.close()  # an announced mail whose turn was lost to an interrupt is left like one that is not wanted
+            self.budget = self._budget() if budget is None else budget
             self._conversation._require_alive()
             self._session.require_between_mails("a mail")
             if self._conversation._may_burst:
                 return self._burst(mail, peek)
-            return self._send(mail, self._attempt(mail), self._budget(), peek)
+            return self._send(mail, self._attempt(mail), peek)
         finally:
             self._parked = self._clock()
+
+    def in_turn(self, mail: Mail, peek: Peek, budget: Budget) -> SendResult:
+        """`send`, by a caller who has leased the connection and not its turn."""
+        if self.knows(mail):
+            return self.send(mail)
+        return self._conversation._in_turn(budget, lambda: self.send(mail, peek, budget))
 
     def knows(self, mail: Mail) -> bool:
         """True if the outcome of this mail, whose turn it is, is there: nothing is written for it any more."""
         return bool(self._known) and self._known[0][0] is mail
+
+    def awaits(self, mail: Mail) -> bool:
+        """True if this mail, whose turn it is, is under way: announced, or its outcome is there."""
+        return self.knows(mail) or (self._announced is not None and self._announced[0] is mail)
+
+    def releases(self, mail: Mail) -> bool:
+        """True if nothing was written for this mail, whose turn it is, in the flight that broke: it may be sent as new.
+
+        Then the chain does not know it any more.
+        """
+        if not self.knows(mail):
+            return False
+        outcome = self._known[0][1]
+        if not isinstance(outcome, SmtpError) or not outcome._untouched:
+            return False
+        self._known.popleft()
+        return True
 
     def _budget(self) -> Budget:
         return Budget.of(self._timeout, self._clock)
@@ -133,17 +164,26 @@ class Chain:
         self._announced = None
         pause = self._clock() - self._parked
         self._hasty = pause <= PAUSE
-        self._conversation._require_alive()
-        return self._send(mail, attempt, budget.shifted(pause), peek)
+        self.budget = budget.shifted(pause)
+        taken = self._session.ledger.taken
+        try:
+            self._conversation._require_alive()
+            return self._send(mail, attempt, peek)
+        except SmtpError as error:
+            if self._session.ledger.taken == taken:
+                error._announced = True
+                # LV7: it was parked when the connection ended, and no octet of its message was written.
+                error._unanswered |= isinstance(error, (ConnectionLostError, ServiceUnavailableError))
+            raise
 
-    def _send(self, mail: Mail, attempt: Attempt, budget: Budget, peek: Peek) -> SendResult:
+    def _send(self, mail: Mail, attempt: Attempt, peek: Peek) -> SendResult:
         follower = self._follower(attempt, peek)
         self._conversation._driver.ahead = self._budget
         try:
-            return self._conversation._conclude(attempt, budget, follower[1] if follower else None)
+            return self._conversation._conclude(attempt, self.budget, follower[1] if follower else None)
         finally:
             if follower is not None:
-                self._take_over(*follower)
+                self._take_over(attempt, *follower)
 
     def _follower(self, attempt: Attempt, peek: Peek) -> tuple[Mail, Attempt] | None:
         """LV6: the mail whose envelope may stand behind this one's end of data."""
@@ -157,7 +197,9 @@ class Chain:
         if mail is None:
             return None
         following = self._ready(mail)
-        return (mail, following) if following is not None and following.fits_one_group else None
+        if following is None or not following.fits_one_group or not self._conversation._may_run_ahead():
+            return None
+        return mail, following
 
     def _ready(self, mail: Mail, *, chunking: bool | None = None) -> Attempt | None:
         """A mail behind the one in hand made ready; None where it is refused on this side (PF10).
@@ -182,10 +224,10 @@ class Chain:
 
     def _leaves_room(self, under_way: int) -> bool:
         """LI2: True if the server takes one more MAIL than those written and those under way."""
-        most = self._session.capabilities.limits.get("MAILMAX")
-        return most is None or self._session.mails + under_way < most
+        most = min(self.most_mails, self._session.capabilities.limits.get("MAILMAX", math.inf))
+        return self._session.mails + under_way < most
 
-    def _take_over(self, mail: Mail, following: Attempt) -> None:
+    def _take_over(self, attempt: Attempt, mail: Mail, following: Attempt) -> None:
         """The flight is over: the announced mail goes on from there, or gets the reason why it does not."""
         conversation, session = self._conversation, self._session
         budget = conversation._driver.budget_ahead()
@@ -196,7 +238,11 @@ class Chain:
             self._announced = mail, following, budget or self._budget()
             return
         error = following.explained(self._fault(fault, following))
-        self._known.append((mail, error))
+        error._announced = True
+        error._untouched = bool(attempt.ends) and session.ledger.handed <= (attempt.ends[0].end or 0)
+        if not following.announced and not error._untouched:
+            session.mails += 1  # its MAIL was written, though the flight did not come to its end
+        self._known.append((mail, error, budget or self._budget()))
         conversation._settled(error.recipients, None, error=error)
 
     def _fault(self, fault: SmtpError | None, following: Attempt) -> SmtpError:
@@ -212,7 +258,7 @@ class Chain:
         else:
             error = ConnectionLostError(f"the connection was closed: {session.condemned}", stage="MAIL")
         reply = following.mail.reply  # a farewell in its place is none (D7)
-        unanswered = reply is None or reply.code in (421, 221)
+        unanswered = reply is None or reply.code in (421, 221) or used_up(MAIL, reply)
         error._unanswered = unanswered and not isinstance(error, ProtocolError)
         return error
 
@@ -223,8 +269,8 @@ class Chain:
         conversation = self._conversation
         first = self._attempt(mail, chunking=True)
         burst = Burst(self._session)
-        if not burst.add(first):
-            return conversation._conclude(first, self._budget())
+        if not burst.add(first) or not conversation._may_run_ahead():
+            return conversation._conclude(first, self.budget)
         mails = [mail]
         began = self._clock()
         while self._leaves_room(len(mails)) and self._clock() - began <= SLOW:
@@ -233,9 +279,18 @@ class Chain:
             if following is None or attempt is None or not burst.add(attempt):
                 break
             mails.append(following)
-        outcomes = conversation._conclude_burst(burst, self._budget())
-        self._known.extend(zip(mails, outcomes, strict=True))
+        try:
+            outcomes = conversation._conclude_burst(burst, self.budget)
+        except BaseException:  # what it has left of the others must not be sent again as if it were new
+            cut_off = ConnectionLostError("the flight was cut off", stage=END.stage)
+            self._keep(mails[1:], burst.outcomes(cut_off)[1:])
+            raise
+        self._keep(mails, outcomes)
         return self.send(mail)
+
+    def _keep(self, mails: Sequence[Mail], outcomes: Sequence[Outcome]) -> None:
+        self._parked = self._clock()
+        self._known.extend((mail, outcome, self.budget) for mail, outcome in zip(mails, outcomes, strict=True))
 
     def close(self) -> None:
         """End the chain. An envelope that is open is left by closing the connection (PF9)."""

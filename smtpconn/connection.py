@@ -13,7 +13,7 @@ from typing import Any, overload
 from smtpconn import handshake
 from smtpconn import message as email_messages
 from smtpconn.chain import Chain, Pulled, check_mail
-from smtpconn.deadline import Budget, Deadline, Timeouts
+from smtpconn.deadline import Budget, Clock, Deadline, Timeouts
 from smtpconn.opening import (
     CredentialsSource,
     Dial,
@@ -523,6 +523,10 @@ class SmtpConnection(Sending):
         finally:
             chain.close()
             self._end_batch(chain)
+
+    def chain(self, timeout: Timeout, clock: Clock) -> Chain:
+        """For the pool, which has leased this connection: mails of one batch that may share flights."""
+        return Chain(self, timeout, clock)
 
     def _send(self, mail: Mail, timeout: Timeout) -> SendResult:
         return self.send_mail(mail, Budget.of(timeout))

@@ -54,6 +54,7 @@ class Conversation:
         self._turn: object | None = None  # the call that holds the lock
         self._holder: int | None = None  # and the ident of its thread
         self._closed_by_owner = False
+        self._cut_short = False  # by `abort`: what becomes of the call is not the server's doing
         self.clock = time.monotonic
         self._active = self.clock()  # when the last call ended
         self.fallen: SmtpError | None = None  # what ended the last flight behind the final replies in it
@@ -288,6 +289,7 @@ class Conversation:
 
     def abort(self) -> None:
         """From another thread: wake a call that is blocked; it ends as a lost connection."""
+        self._cut_short = True
         wake = getattr(self._driver.transport, "abort", None)
         if wake is not None:
             wake()

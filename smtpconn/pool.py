@@ -279,7 +279,7 @@ class ConnectionPool:
         supply.sweep_leaks()
         now = self._system.clock()
         return supply.slots.locked(
-            snapshot, supply.slots, supply.endpoints, self._settings, self._min_size, now
+            snapshot, supply.slots, supply.endpoints, self._settings, self._min_size, self._opening.pipelining, now
         )
 
     def invalidate(self) -> None:

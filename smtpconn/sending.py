@@ -8,6 +8,7 @@ once, whatever ended it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from smtpconn import attempts, message
 from smtpconn.conversation import Conversation
@@ -15,7 +16,8 @@ from smtpconn.deadline import Budget
 from smtpconn.protocol import audit, ledger
 from smtpconn.protocol.burst import Burst, Outcome
 from smtpconn.protocol.envelope import Outgoing
-from smtpconn.protocol.errors import Delivery, SmtpError
+from smtpconn.protocol.errors import ConnectionLostError, Delivery, ProtocolError, SmtpError, SmtpTimeoutError
+from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.ledger import END
 from smtpconn.protocol.mail import Mail, domains_of
@@ -26,8 +28,43 @@ from smtpconn.protocol.transaction import Attempt
 _IDLE = 1.0  # seconds after which nothing is burst into a connection (LV9)
 
 
+class Flights(Protocol):
+    """Who remembers, for all connections to an endpoint, whether it can take flights that run ahead (FB1-FB3)."""
+
+    def allows(self) -> bool:
+        """True unless the endpoint is marked; a look."""
+        ...
+
+    def admit(self) -> bool:
+        """Asked once for each such flight, just before it is begun. Of a mark that is over it lets one through."""
+        ...
+
+    def aligned(self) -> None:
+        """One was answered in step."""
+        ...
+
+    def lost(self, error: str) -> None:
+        """One was lost, or met silence; `error`: in no words of the server's."""
+        ...
+
+    def misbehaved(self, reason: str) -> None:
+        """One was out of step, or refused for being one."""
+        ...
+
+
+def level_of(asked: Pipelining, capabilities: ServerCapabilities) -> Pipelining:
+    """LV1: as far as the last EHLO allows."""
+    if not capabilities.supports_pipelining:
+        return Pipelining.OFF
+    return asked if capabilities.supports_chunking else min(asked, Pipelining.PREFETCH)
+
+
 class Sending(Conversation):
     """A conversation that carries mails: what the pool and `SmtpConnection` build on."""
+
+    flights: Flights | None = None  # a pool's memory; a bare connection remembers for its own life
+    held_back = False  # what is sent now was sent before, and does not run ahead (FB8)
+    _told: str | None = None  # what `flights` was told of this session's `flightless`
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
         """Send one mail by the connection's protocol."""
@@ -51,7 +88,7 @@ class Sending(Conversation):
         if self._may_burst and (mail.chunking or mail.email_message is not None):
             attempt = self._attempt(mail, chunking=True)
             burst = Burst(self._session)
-            if burst.add(attempt):
+            if burst.add(attempt) and self._may_run_ahead():
                 (outcome,) = self._conclude_burst(burst, budget)
                 if isinstance(outcome, SmtpError):
                     raise outcome
@@ -91,6 +128,7 @@ class Sending(Conversation):
         finally:
             driver.observe = observe
         outcomes = burst.outcomes(fault)
+        self._judge_flight(burst.attempts[0], fault)
         self._settle_burst(burst, outcomes, began)
         driver.close_if_due()
         if self._session.retiring:
@@ -125,7 +163,11 @@ class Sending(Conversation):
             level = self._level
             result = self._driver.run(attempt.flow(level, following), budget)
         except SmtpError as error:
-            result = self._cut_off(attempt, following, error, seen, began)
+            try:
+                result = self._cut_off(attempt, following, error, seen, began)
+            except SmtpError:
+                self._judge_flight(attempt, error, following)
+                raise
         except BaseException as error:
             recipients = attempt.results()
             owed = session.ledger.owed
@@ -136,6 +178,7 @@ class Sending(Conversation):
         finally:
             self._driver.observe = observe
         self._settled(result.recipients, began, seen, reply=result.reply)
+        self._judge_flight(attempt, self.fallen, following)
         if session.retiring and (following is None or not following.announced):
             self._end(budget)
         return result
@@ -168,12 +211,40 @@ class Sending(Conversation):
     @property
     def _level(self) -> Pipelining:
         """LV1: the level in effect."""
-        asked, capabilities = self._opening.pipelining, self._session.capabilities
-        if not capabilities.supports_pipelining:
-            return Pipelining.OFF
-        if self._session.flightless is not None:
-            return min(asked, Pipelining.GROUPED)
-        return asked if capabilities.supports_chunking else min(asked, Pipelining.PREFETCH)
+        level = level_of(self._opening.pipelining, self._session.capabilities)
+        if level <= Pipelining.GROUPED:
+            return level
+        marked = self._session.flightless is not None or (self.flights is not None and not self.flights.allows())
+        return Pipelining.GROUPED if marked or self.held_back else level
+
+    def _may_run_ahead(self) -> bool:
+        """The last question before a run-ahead flight is begun."""
+        return self.flights is None or self.flights.admit()
+
+    def _judge_flight(self, attempt: Attempt, fault: SmtpError | None, following: Attempt | None = None) -> None:
+        """FB1: tell the memory of the endpoint how a flight ended. `fault`: what the flow raised.
+
+        Loss and silence count once something stood behind an end of data; what we cut off ourselves does not.
+        """
+        session, flights = self._session, self.flights
+        if flights is None:
+            return
+        if session.flightless is not None:
+            if self._told is None:
+                self._told = session.flightless
+                flights.misbehaved(session.flightless)
+            return
+        if not attempt.in_burst and (following is None or not following.begun):
+            return
+        if attempt.ends and attempt.ends[0].reply is None and not session.ledger.committed(attempt.ends[0]):
+            return
+        if isinstance(fault, ProtocolError):
+            flights.misbehaved(f"a flight out of step at {fault.stage}")
+        elif isinstance(fault, (ConnectionLostError, SmtpTimeoutError)) and session.closing is None:
+            if not self._cut_short:
+                flights.lost(f"{type(fault).__name__} at {fault.stage}")
+        elif session.condemned is None and session.closing is None:
+            flights.aligned()
 
     def _settled(
         self,

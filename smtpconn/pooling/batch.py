@@ -3,7 +3,8 @@
 
 Knows mails, outcomes and the threads of one iterator. Refuses to know how a connection is found. Its laws: the input
 is iterated in the thread that asks; at most `window` mails are pulled and not yet yielded; each pulled mail has one
-outcome; a worker keeps its connection from mail to mail, but callers outside the batch wait for one mail at most; no
+outcome; a worker keeps its connection from mail to mail, but callers outside the batch wait for one mail at most, and
+for one more where its envelope is announced already; an envelope is never open while the consumer has the turn; no
 worker outlives the batch.
 """
 
@@ -15,7 +16,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.outcomes import MailOutcome
@@ -23,6 +24,7 @@ from smtpconn.pooling.calls import Calls, Stay
 from smtpconn.pooling.claims import Claim
 from smtpconn.pooling.endpoints import without_traceback
 from smtpconn.pooling.settings import whole
+from smtpconn.protocol.burst import TRANSACTIONS
 from smtpconn.protocol.errors import (
     AuthenticationError,
     Delivery,
@@ -32,10 +34,12 @@ from smtpconn.protocol.errors import (
     TlsError,
     UsageError,
 )
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import RecipientResult, SendResult
 
 WINDOW = 4  # mails pulled and not yet yielded, for each worker (SM3)
+BURST_WINDOW = 2 * TRANSACTIONS  # the same at BURST: one flight under way, and the next one at hand
 _LAST_FLIGHTS = 5.0  # seconds that mails under way may take once nobody wants outcomes any more (SM8)
 _IN_A_ROW = 3  # SM7
 _LOOK_AGAIN = 0.05  # seconds
@@ -62,6 +66,8 @@ class Batch:
         self._concurrency = None if concurrency is None else whole("concurrency", concurrency, 1)
         self._timeout = timeout
         self._ordered = ordered
+        self.level = calls.level
+        self._window = BURST_WINDOW if self.level is Pipelining.BURST else WINDOW
         self._lock = threading.Lock()
         self._jobs: deque[tuple[int, Mail]] = deque()
         self._work = threading.Semaphore(0)
@@ -98,7 +104,9 @@ class Batch:
         workers = limit if self._concurrency is None else min(self._concurrency, limit)
         pulled = self._pulled()
         try:
-            if workers == 1:
+            if workers == 1 and self.level is Pipelining.BURST:
+                yield from self._burst_alone(pulled)
+            elif workers == 1:
                 for index, mail in pulled:
                     yield self._send_alone(index, mail)
             else:
@@ -133,7 +141,7 @@ class Batch:
         dry = False
         ready: dict[int, MailOutcome] = {}
         while True:
-            while not dry and under_way < WINDOW * workers and not self._yieldable(ready, turn):
+            while not dry and under_way < self._window * workers and not self._yieldable(ready, turn):
                 job = next(pulled, None)
                 if job is None:
                     dry = True
@@ -225,6 +233,15 @@ class Batch:
         """The mail whose turn it is; None when there is nothing more to do."""
         with self._lock: return self._jobs.popleft() if self._jobs and not self._over else None
 
+    def take_ahead(self) -> tuple[int, Mail] | None:
+        """A worker takes a mail behind the one in hand, if one is ready."""
+        if not self.admit(wait=False):
+            return None
+        job = self.next_job()
+        if job is None:
+            self._work.release()  # that was the sign of the end: it is looked for once more
+        return job
+
     def has_lease(self, apart_from: _Worker) -> bool:
         """True while another worker sends: the mails go on without this one."""
         return not self._over and any(
@@ -234,6 +251,11 @@ class Batch:
     def budget(self) -> Budget:
         """What the next mail may spend."""
         return self._calls.budget(self._timeout)
+
+    @property
+    def timeout(self) -> float | Timeouts | None:
+        """The limit of each mail, as it was given."""
+        return self._timeout
 
     @property
     def is_over(self) -> bool:
@@ -257,6 +279,47 @@ class Batch:
         outcome = MailOutcome.of(index, mail, send)
         self.judge(outcome)
         return outcome
+
+    def _burst_alone(self, pulled: Iterator[tuple[int, Mail]]) -> Generator[MailOutcome, None, None]:
+        """BURST in the consumer's thread: the connection is back before the first outcome of a flight is there."""
+        train = Train(self, self._calls, lambda: next(pulled, None))
+        while (job := train.next() or next(pulled, None)) is not None:
+            fault = self._fault
+            if fault is not None:
+                yield not_begun(*job, fault)
+            else:
+                yield from self._flight(train, job)
+
+    def _flight(self, train: Train, job: tuple[int, Mail]) -> list[MailOutcome]:
+        """The outcomes of this mail and of those that share its flight."""
+        outcomes: list[MailOutcome] = []
+        stay, budget = train.stay, self.budget()
+
+        def carry(mail: Mail) -> SendResult:
+            if stay.connection is None:
+                stay.begin(budget, mail)
+            return train.carry(mail, budget)
+
+        def send(mail: Mail) -> SendResult:
+            result: SendResult = self._calls.around(lambda: carry(mail))
+            return result
+
+        try:
+            while True:
+                outcome = MailOutcome.of(*job, send)
+                if outcome.error is not None:
+                    stay.failed(outcome.error, job[1])
+                self.judge(outcome)
+                outcomes.append(outcome)
+                following = train.next_under_way()
+                if following is None:
+                    stay.end(budget.total, outcome.error)
+                    return outcomes
+                job = following
+        except BaseException as error:
+            stay.failed(error, job[1])
+            stay.end(budget.total, error)
+            raise
 
     def judge(self, outcome: MailOutcome) -> None:
         """SM7: is the service gone, rather than this mail refused?"""
@@ -285,6 +348,56 @@ class Batch:
         self._done.put(MailOutcome(index=index, mail=mail, error=error))
 
 
+class Train:
+    """The mails of one thread of a batch, some of them taken ahead, and its stays on connections.
+
+    `pull` gives a mail that is ready, or None. A mail that was taken ahead is the thread's own, whatever becomes of the
+    flight.
+    """
+
+    def __init__(self, batch: Batch, calls: Calls, pull: Callable[[], tuple[int, Mail] | None]) -> None:
+        self._batch = batch
+        self._pull = pull
+        self._ahead: deque[tuple[int, Mail]] = deque()
+        self.stay = Stay(calls, batch)
+
+    @property
+    def has_more(self) -> bool:
+        """True if mails were taken ahead."""
+        return bool(self._ahead)
+
+    def next(self) -> tuple[int, Mail] | None:
+        """The first mail that was taken ahead."""
+        return self._ahead.popleft() if self._ahead else None
+
+    def next_under_way(self) -> tuple[int, Mail] | None:
+        """The first mail that was taken ahead, if it is under way on this connection, or its outcome is there."""
+        return self._ahead.popleft() if self._ahead and self.stay.awaits(self._ahead[0][1]) else None
+
+    def goes_on(self) -> bool:
+        """True if the next mail is under way, or may be sent over the same connection."""
+        return (bool(self._ahead) and self.stay.awaits(self._ahead[0][1])) or self.stay.keeps()
+
+    def carry(self, mail: Mail, budget: Budget) -> SendResult:
+        """Send a mail over the connection of the stay."""
+        if self._batch.level <= Pipelining.GROUPED:
+            return self.stay.perform(lambda connection, budget: connection.send_mail(mail, budget), budget)
+        return self.stay.carry(mail, budget, self._batch.timeout, self._peek)
+
+    def _peek(self, place: int) -> Mail | None:
+        """The mail so many places behind the one in hand, if it is ready and may be announced (LV6)."""
+        batch, stay = self._batch, self.stay
+        if batch.is_over or batch.fault is not None or not stay.leads_on():
+            return None
+        while len(self._ahead) <= place:
+            job = self._pull()
+            if job is None:
+                return None
+            self._ahead.append(job)
+        mail = self._ahead[place][1]
+        return mail if stay.suits(mail) else None
+
+
 class _Worker(threading.Thread):
     """Sends mails of the batch until there are no more. It is its iterator's, not the pool's (D14).
 
@@ -298,20 +411,21 @@ class _Worker(threading.Thread):
         self._batch = batch
         self._context = contextvars.copy_context()  # the caller's: a new thread would begin with an empty one
         self._around = calls.around
-        self.stay = Stay(calls, batch)
+        self._train = Train(batch, calls, batch.take_ahead)
+        self.stay = self._train.stay
 
     def run(self) -> None:
         """Mail after mail."""
         self._context.run(self._work)
 
     def _work(self) -> None:
-        batch, stay = self._batch, self.stay
+        batch, stay, train = self._batch, self.stay, self._train
         while True:
-            if not batch.admit(wait=False):
+            if not train.has_more and not batch.admit(wait=False):
                 stay.end()
                 batch.admit(wait=True)
             budget, refusal = self._connected()
-            job = batch.next_job()
+            job = None if batch.is_over else train.next() or batch.next_job()
             if job is None:
                 stay.end()
                 return
@@ -349,23 +463,23 @@ class _Worker(threading.Thread):
         stay, fault = self.stay, self._batch.fault
         if refusal is not None:
             return _refused(index, mail, refusal)
-        if fault is not None:
+        if fault is not None and not stay.has_outcome(mail):
             stay.end()
             return not_begun(index, mail, fault)
         outcome = MailOutcome.of(index, mail, lambda mail: self._around(lambda: self._perform(mail, budget)))
         error = outcome.error
         if error is not None:
             stay.failed(error, mail)
-        if not stay.keeps():
+        if not self._train.goes_on():
             stay.end(budget.total, error)
         return outcome
 
     def _perform(self, mail: Mail, budget: Budget) -> SendResult:
         stay = self.stay
-        if not stay.suits(mail):
+        if not stay.awaits(mail) and not stay.suits(mail):
             stay.end(budget.total)
             stay.begin(budget, mail)
-        return stay.perform(lambda connection, budget: connection.send_mail(mail, budget), budget)
+        return self._train.carry(mail, budget)
 
     def cancel_waiting(self) -> None:
         """If it waits for a connection, it waits no longer."""

@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from smtpconn import attempts
+from smtpconn.chain import Chain, Peek
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling.checking import beyond_domains
 from smtpconn.pooling.claims import EMPTY, Claim
 from smtpconn.pooling.pooled import PooledConnection
 from smtpconn.pooling.supply import Supply
 from smtpconn.protocol.errors import Delivery, SmtpError
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
-from smtpconn.protocol.result import RecipientResult
+from smtpconn.protocol.result import RecipientResult, SendResult
 
 _TOO_MANY = 432
 Result = TypeVar("Result")
@@ -47,6 +49,11 @@ class Calls:
     def has_live(self) -> bool:
         """True if some connection is there, or on its way; a look that may be stale."""
         return any(slot.state is not EMPTY for slot in list(self.supply.slots.each()))
+
+    @property
+    def level(self) -> Pipelining:
+        """The level that the pool was asked for."""
+        return self.supply.level
 
     def budget(self, timeout: float | Timeouts | None) -> Budget:
         """What the call may spend. Raises TypeError or `InvalidInputError`."""
@@ -101,6 +108,8 @@ class Stay:
         self._settled: Sequence[RecipientResult] | None = None  # the verdicts of a verb that has ended well
         self.claim: Claim | None = None
         self.connection: PooledConnection | None = None
+        self._chain: Chain | None = None  # of `_chained`; kept until every outcome that it knows was asked for
+        self._chained: PooledConnection | None = None
 
     def begin(self, budget: Budget, mail: Mail | None = None) -> None:
         """Acquire a connection (section 4)."""
@@ -116,23 +125,74 @@ class Stay:
 
     def perform(self, verb: Verb[Result], budget: Budget) -> Result:
         """The verb, over a fresh connection once more where BR6 allows it; its verdicts are noted."""
-        claim, connection = self.claim, self.connection
-        assert claim is not None
+        connection = self.connection
         assert connection is not None
         self._settled = None
         self._mails = connection.mails
         try:
             result = verb(connection, budget)
         except SmtpError as error:
-            fresh = self._retry(claim, error, budget)
-            if fresh is None:
-                raise
-            self.connection = fresh
-            self._mails = fresh.mails
-            result = verb(fresh, budget)
+            result = self._again(error, verb, budget)
+        return self._noted(result)
+
+    def carry(self, mail: Mail, budget: Budget, timeout: float | Timeouts | None, peek: Peek) -> SendResult:
+        """Send a mail of a batch as `perform` does, in one flight with those that `peek` shows where that may be.
+
+        `budget` counts unless the mail is under way already: then its time runs since it is (EN12).
+        """
+        chain = self._chain_for(mail, timeout)
+        self._settled = None
+        if self.connection is not None:
+            self._mails = self.connection.mails
+        try:
+            result = chain.in_turn(mail, peek, budget)
+        except SmtpError as error:
+            result = self._again(error, lambda connection, rest: connection.send_mail(mail, rest), chain.budget)
+        return self._noted(result)
+
+    def _chain_for(self, mail: Mail, timeout: float | Timeouts | None) -> Chain:
+        chain, connection = self._chain, self.connection
+        if chain is None or (self._chained is not connection and not chain.awaits(mail)):
+            assert connection is not None
+            limit = self._supply.settings.timeout if timeout is None else timeout
+            chain = self._chain = connection.chain(limit, self._calls.clock)
+            self._chained = connection
+        slot = self.claim.slot if self.claim is not None else None
+        if slot is not None and self._chained is connection:
+            chain.most_mails = min(slot.most_mails, slot.endpoint.most_mails)
+        return chain
+
+    def awaits(self, mail: Mail | None) -> bool:
+        """True if this mail, which is next, is under way on this connection, or its outcome is there."""
+        chain = self._chain
+        return mail is not None and chain is not None and not chain.releases(mail) and chain.awaits(mail)
+
+    def has_outcome(self, mail: Mail) -> bool:
+        """True if the outcome of this mail, which is next, is there."""
+        return self._chain is not None and self._chain.knows(mail)
+
+    def leads_on(self) -> bool:
+        """LV6: True while nothing on the pool's side forbids to announce a mail on the claim's connection (SM4)."""
+        return self.claim is not None and self._supply.slots.keeps(self.claim)
+
+    def _again(self, error: SmtpError, verb: Verb[Result], budget: Budget) -> Result:
+        """The verb over a fresh connection, where BR6 or FB5 allows it; else raises the error."""
+        fresh = self._retry(error, budget)
+        if fresh is None:
+            raise error
+        self.connection = fresh
+        self._mails = fresh.mails
+        fresh.held_back = True  # FB8
+        try:
+            return verb(fresh, budget)
+        finally:
+            fresh.held_back = False
+
+    def _noted(self, result: Result) -> Result:
         self._settled = getattr(result, "recipients", ())
         self._served += 1
-        self._supply.note_verdicts(claim, self._settled)
+        if self.claim is not None:
+            self._supply.note_verdicts(self.claim, self._settled)
         return result
 
     def keeps(self) -> bool:
@@ -164,16 +224,29 @@ class Stay:
         """Return the connection, if there is one; idempotent. `rest`: what a QUIT may use at most."""
         claim = self.claim
         if claim is not None:
-            self._supply.leave(claim, rest, error)
-            self.claim = self.connection = None
+            try:
+                if self._chain is not None:
+                    self._chain.close()  # PF9
+            finally:
+                self._supply.leave(claim, rest, error)
+                self.claim = self.connection = None
 
-    def _retry(self, claim: Claim, error: SmtpError, budget: Budget) -> PooledConnection | None:
-        """A fresh connection if BR6 allows the one retry: the connection was reused, and nothing was answered."""
-        slot = claim.slot
+    def _retry(self, error: SmtpError, budget: Budget) -> PooledConnection | None:
+        """A fresh connection if the one retry is allowed: the connection was reused, and nothing was answered (BR6).
+
+        A mail that was only announced is sent again on whatever connection it was (FB5).
+        """
+        claim = self.claim
+        slot = claim.slot if claim is not None else None
         if error._rset_alone and slot is not None:
             slot.endpoint.rset_alone = True
-        if not error._unanswered or slot is None or not (slot.uses or self._served):
+        if claim is None or slot is None or not error._unanswered:
             return None
+        if not (error._announced or slot.uses or self._served):
+            return None
+        current = self.connection
+        if self._chain is not None and current is not self._chained and current is not None and current.usable:
+            return current  # another mail of the same flight was sent again: it is fresh
         if error.reply is not None and error.reply.code == _TOO_MANY:
             return None  # CS15: one more connection is what the server does not want
         self._served = 0

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from smtpconn.pooling.claims import EMPTY, OPENING, Slot
+from smtpconn.pooling.marks import Mark
 from smtpconn.protocol.errors import (
     AuthenticationError,
     ConnectError,
@@ -24,6 +25,7 @@ from smtpconn.protocol.errors import (
     SmtpTimeoutError,
     UsageError,
 )
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.reply import EnhancedStatus, Reply
 
 _BACKOFF, _BACKOFF_MOST = 0.5, 30.0  # DF12
@@ -62,6 +64,8 @@ class Health:
     def __init__(self, endpoint: Any) -> None:
         self.endpoint = endpoint
         self.name: str = endpoint.name
+        self.mark = Mark()
+        self.offers: Pipelining | None = None  # the level that its last EHLO allows, of what was asked for
         self.clear()
 
     def clear(self) -> None:
@@ -78,6 +82,7 @@ class Health:
         self._ended_after = 0
         self.noops_refused = 0  # VA5
         self.rset_alone = False  # it answers 503 to MAIL behind RSET in one flight (pipelining FB6)
+        self.mark.clear()
 
     def refuse_noop(self) -> None:
         """It answered 500, 502 or 504 to NOOP (VA5)."""

@@ -11,6 +11,7 @@ from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling import events
 from smtpconn.pooling.claims import Claim, Outcome, Slot
 from smtpconn.pooling.endpoints import Consequence, Health
+from smtpconn.pooling.flights import EndpointFlights
 from smtpconn.pooling.logins import Login
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import (
@@ -21,7 +22,9 @@ from smtpconn.protocol.errors import (
     StartTlsInjectionError,
     UsageError,
 )
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.sasl import Credentials
+from smtpconn.sending import level_of
 
 _AGE_JITTER = 0.1  # DF7
 _random = random.SystemRandom()
@@ -95,8 +98,13 @@ class Opener:
     def _opened(self, claim: Claim, slot: Slot, begun: float) -> Outcome:
         now = self._stock.clock()
         self._stock.note_limits(slot, slot.connection)
-        if slot.endpoint.rset_alone:
+        health: Health = slot.endpoint
+        if health.rset_alone:
             slot.connection.rset_alone = True
+        asked = self._stock.opening.pipelining
+        health.offers = level_of(asked, slot.connection.capabilities)
+        if asked > Pipelining.GROUPED:
+            slot.connection.flights = EndpointFlights(self._stock, health)
         max_age = self._stock.settings.max_age
         ends = math.inf if max_age is None else now + max_age * (1 - _random.uniform(0, _AGE_JITTER))
         closed_breaker = self._stock.slots.locked(self._stock.endpoints.opened, slot)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from typing import NamedTuple, Protocol
 
-from smtpconn.deadline import Budget, Clock
+from smtpconn.chain import Chain
+from smtpconn.deadline import Budget, Clock, Timeouts
 from smtpconn.opening import Endpoint, Opening
 from smtpconn.pooling.claims import Sleep
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import SendResult
+from smtpconn.sending import Flights
 
 
 class PooledConnection(Protocol):
@@ -19,6 +21,8 @@ class PooledConnection(Protocol):
 
     connection_id: int
     rset_alone: bool  # RSET is awaited before the next MAIL (D8)
+    held_back: bool  # what is sent now was sent before, and does not run ahead (pipelining FB8)
+    flights: Flights | None  # is asked before a flight that runs ahead, and told how it ended
 
     @property
     def usable(self) -> bool:
@@ -74,6 +78,10 @@ class PooledConnection(Protocol):
 
     def send_mail(self, mail: Mail, budget: Budget) -> SendResult:
         """Send one mail."""
+        ...
+
+    def chain(self, timeout: float | Timeouts, clock: Clock) -> Chain:
+        """For mails of one batch that may share flights; `timeout` is per mail."""
         ...
 
     def command(self, verb: str, argument: str | None, budget: Budget) -> Reply:

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from smtpconn.pooling.claims import CLOSING, HANDED, IDLE, LEASED, OPENING, Slot
-from smtpconn.pooling.endpoints import Endpoints
+from smtpconn.pooling.endpoints import Endpoints, Health
 from smtpconn.pooling.settings import PoolSettings
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.slots import Slots
 
 RETIRED = (
@@ -45,7 +46,8 @@ class Holder:
 class EndpointStats:
     """One endpoint. `backoff`: seconds until an open may be tried; `error`: the last failed open, one safe line.
 
-    `max_messages`: MAILs per connection in effect, None without limit.
+    `max_messages`: MAILs per connection in effect, None without limit. `pipelining`: the level in effect, of what its
+    last EHLO offered; `mark`: why it is not served with more than `GROUPED`, one safe line, or None.
     """
 
     name: str
@@ -54,6 +56,8 @@ class EndpointStats:
     backoff: float
     error: str | None
     max_messages: int | None
+    pipelining: Pipelining = Pipelining.GROUPED
+    mark: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +133,10 @@ def holders(slots: list[Slot], now: float) -> tuple[Holder, ...]:
     return tuple(found)
 
 
-def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_size: int, now: float) -> PoolStats:
-    """The picture. Caller holds the lock."""
+def snapshot(
+    slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_size: int, asked: Pipelining, now: float
+) -> PoolStats:
+    """The picture; `asked`: the level of pipelining that the pool was made with. Caller holds the lock."""
     rooms = slots.each()
     counters = dict.fromkeys(_COUNTERS, 0.0) | slots.counters
     acquired, reused = _current(rooms)
@@ -157,6 +163,8 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
                 backoff=max(0.0, health.not_before - now),
                 error=None if health.error is None else str(health.error),
                 max_messages=smallest(settings.max_messages, health.max_messages),
+                pipelining=_level(health, asked, now),
+                mark=health.mark.reason,
             )
             for health in endpoints.healths
         ),
@@ -166,6 +174,12 @@ def snapshot(slots: Slots, endpoints: Endpoints, settings: PoolSettings, min_siz
         retired=MappingProxyType({reason: slots.retired.get(reason, 0) for reason in RETIRED}),
         **numbers,
     )
+
+
+def _level(health: Health, asked: Pipelining, now: float) -> Pipelining:
+    """LV1: the level in effect; as it was asked for before anything is known."""
+    level = asked if health.offers is None else health.offers
+    return level if health.mark.allows(now) else min(level, Pipelining.GROUPED)
 
 
 def smallest(*limits: int | None) -> int | None:

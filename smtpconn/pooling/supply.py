@@ -43,6 +43,7 @@ class Supply:
     def __init__(self, stock: Stock) -> None:
         self.pid = stock.pid
         self.settings = stock.settings
+        self.level = stock.opening.pipelining
         self.patience = Deadline(None, stock.clock)  # of a lease, for the answer to a QUIT
         self.clock = stock.clock
         self.voice = stock.voice

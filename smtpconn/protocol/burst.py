@@ -132,7 +132,12 @@ class Burst:
         if fault is not None and (ledger.surplus or ledger.garbled):
             in_step = not ledger.owed and not ledger.garbled
             self._judge_shift(ledger.surplus, len(ledger.surplus) if in_step else None, ledger.garbled)
-        return [self._outcome(attempt, fault) for attempt in self.attempts]
+        outcomes = [self._outcome(attempt, fault) for attempt in self.attempts]
+        for before, attempt, outcome in zip(self.attempts, self.attempts[1:], outcomes[1:], strict=False):
+            if isinstance(outcome, SmtpError) and not attempt.answered:
+                start = before.ends[0].end if before.ends else None
+                outcome._untouched = start is None or ledger.handed <= start
+        return outcomes
 
     def _outcome(self, attempt: Attempt, fault: SmtpError | None) -> Outcome:
         try:

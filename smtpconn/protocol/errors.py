@@ -82,6 +82,8 @@ class SmtpError(Exception):
         # BR6: the connection ended before an octet of the reply to MAIL (or to the only command) was read.
         self._unanswered = False
         self._rset_alone = False  # this endpoint wants RSET awaited before the next MAIL (D8)
+        self._announced = False  # of a mail of which only the envelope was announced: no octet of its body was written
+        self._untouched = False  # of a mail of which nothing was written at all: the flight broke in front of it
 
     @property
     def delivery(self) -> Delivery:
