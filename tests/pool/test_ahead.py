@@ -1,0 +1,576 @@
+"""PREFETCH and BURST in a pool: flights, servers that cannot take them, and the marks of endpoints (pipelining 9).
+
+Real connections to a loopback server. What each mail gets is always compared with the server's own ledger: nothing is
+lost, and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from smtpconn import (
+    ConnectionLostError,
+    ConnectionPool,
+    Delivery,
+    DeliveryUnknownError,
+    Mail,
+    MailOutcome,
+    Pipelining,
+    PoolClosedError,
+    ProtocolError,
+    SmtpError,
+    Timeouts,
+    TlsMode,
+    TransientReplyError,
+)
+from smtpconn.pooling.marks import HOLD
+from smtpconn.testing import FakeClock, LoopbackServer, Relay
+
+DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
+OFF, GROUPED, PREFETCH, BURST = Pipelining.OFF, Pipelining.GROUPED, Pipelining.PREFETCH, Pipelining.BURST
+LIMIT = 20.0
+
+
+def pool_of(place: Any, level: Pipelining, **options: Any) -> ConnectionPool:
+    kind = ConnectionPool
+    clock = options.pop("clock", None)
+    if clock is not None:
+        kind = type("ClockedPool", (ConnectionPool,), {"_system": ConnectionPool._system._replace(clock=clock)})
+    options = {"timeout": LIMIT, "max_size": 2, "pipelining": level, "protocol": place_protocol(place), **options}
+    return kind(place.host, place.port, TlsMode.NONE, **options)
+
+
+def place_protocol(place: Any) -> Any:
+    return getattr(place, "protocol", "smtp")
+
+
+def mail(number: int, recipient: str = "u@b.test", **options: Any) -> Mail:
+    """A mail of its own Message-ID."""
+    tag = f"<m{number}@a.test>"
+    options.setdefault("message", f"Message-ID: {tag}\r\n\r\nx\r\n".encode())
+    return Mail(f"s{number}@a.test", [recipient], tag=tag, **options)
+
+
+def mails(count: int) -> list[Mail]:
+    return [mail(number) for number in range(count)]
+
+
+def sound(server: LoopbackServer, outcomes: Sequence[MailOutcome]) -> None:
+    """G-T-1: what was said agrees with what the server has, and every mail has its own sender and recipients."""
+    for outcome in outcomes:
+        for entry in outcome.recipients:
+            copies = server.ledger.count(str(outcome.mail.tag), str(entry.address))
+            assert copies <= 1, outcome.mail.tag
+            if entry.delivery is not UN:
+                assert copies == (entry.delivery is DL), (outcome.mail.tag, outcome.error)
+    for captured in server.mails:
+        number = captured.content.split(b"<m")[1].split(b"@")[0].decode()
+        assert captured.sender == f"s{number}@a.test"
+
+
+def sent(pool: ConnectionPool, server: LoopbackServer, batch: Sequence[Mail], **options: Any) -> list[MailOutcome]:
+    outcomes = list(pool.send_many(batch, **options))
+    assert [outcome.index for outcome in outcomes] == list(range(len(batch)))
+    sound(server, outcomes)
+    assert at_rest(pool)
+    return outcomes
+
+
+def at_rest(pool: ConnectionPool) -> bool:
+    stats = pool.stats()
+    workers = [thread for thread in threading.enumerate() if "-send_many-" in thread.name]
+    return (stats.leased, stats.opening, stats.closing, stats.waiting, workers) == (0, 0, 0, 0, [])
+
+
+def verdicts(outcomes: Sequence[MailOutcome]) -> list[Delivery]:
+    return [outcome.delivery for outcome in outcomes]
+
+
+def endpoint(pool: ConnectionPool, place: int = 0) -> tuple[Pipelining, str | None]:
+    stats = pool.stats().endpoints[place]
+    return stats.pipelining, stats.mark
+
+
+def mails_of(server: LoopbackServer) -> list[int]:
+    """How many MAILs each session saw."""
+    return [sum(line.startswith("MAIL") for line in session.commands) for session in server.sessions]
+
+
+@pytest.fixture(params=["smtp", "lmtp"])
+def server(request: pytest.FixtureRequest) -> Iterator[LoopbackServer]:
+    with LoopbackServer(protocol=request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def smtp() -> Iterator[LoopbackServer]:
+    with LoopbackServer() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def one_worker(pool: ConnectionPool) -> Iterator[None]:
+    """The pool believes that its server takes one connection: one worker does the whole batch."""
+    supply = pool._supply
+    supply.slots.locked(supply.endpoints.shrink, supply.endpoints.healths[0], 1, supply.clock())
+    yield
+
+
+# ---- flights
+
+
+def test_RT11_LV6_a_worker_announces_each_mail_behind_the_one_before(server: LoopbackServer) -> None:
+    """features:BS8: one flight a mail from the second on, on each connection."""
+    with Relay(server, delay=0.02) as relay:
+        with pool_of(relay, PREFETCH, protocol=server.protocol) as pool:
+            outcomes = sent(pool, server, mails(24), concurrency=2)
+            assert verdicts(outcomes) == [DL] * 24
+            assert endpoint(pool) == (PREFETCH, None)
+        flights = relay.flights
+    set_up_and_quit = 2 * len(server.sessions)
+    assert flights - set_up_and_quit == 24 + len(server.sessions)
+    assert server.violations == []
+
+
+def test_RT12_LV9_a_worker_bursts_what_is_ready(server: LoopbackServer) -> None:
+    """features:BS8: ceil(N/W) flights over one connection."""
+    with Relay(server, delay=0.02) as relay:
+        with pool_of(relay, BURST, protocol=server.protocol) as pool, one_worker(pool):
+            assert verdicts(sent(pool, server, mails(64), concurrency=2)) == [DL] * 64
+        assert relay.flights - 2 == 2
+    assert server.violations == []
+
+
+def test_RT12_a_burst_with_concurrency_1_is_over_before_the_consumer_has_its_first_outcome(
+    server: LoopbackServer,
+) -> None:
+    """SM2: the connection is back in the pool while the consumer has the turn."""
+    with Relay(server, delay=0.01) as relay:
+        with pool_of(relay, BURST, protocol=server.protocol, max_size=1) as pool:
+            for outcome in pool.send_many(mails(40), concurrency=1):
+                assert outcome.delivery is DL
+                with pool.connection(timeout=0) as lease:
+                    assert lease.capabilities.supports_chunking
+            assert relay.flights == 1 + 2
+    sound(server, [])
+    assert len(server.mails) == 40
+
+
+def test_LV8_with_concurrency_1_no_envelope_is_open_while_the_consumer_has_the_turn(smtp: LoopbackServer) -> None:
+    """The consumer may use the pool between two outcomes, also where it has one connection."""
+    with pool_of(smtp, PREFETCH, max_size=1) as pool:
+        for outcome in pool.send_many(mails(4)):
+            assert outcome.delivery is DL
+            assert pool.send("s9@a.test", ["u@b.test"], b"Message-ID: <m9@a.test>\r\n", timeout=5).all_delivered
+    assert len(smtp.sessions) == 1
+
+
+def test_LV5_send_bdat_send_message_and_a_lease_are_bursts_of_one(smtp: LoopbackServer) -> None:
+    content = b"Message-ID: <m1@a.test>\r\n\r\nx\r\n"
+    with Relay(smtp, delay=0.01) as relay, pool_of(relay, BURST) as pool:
+        pool.noop()
+        before = relay.flights
+        assert pool.send_bdat("s1@a.test", ["u@b.test"], content).all_delivered
+        assert relay.flights - before == 1
+        with pool.connection() as lease:
+            assert lease.send_bdat("s1@a.test", ["v@b.test"], content).all_delivered
+            assert relay.flights - before == 2
+        assert pool.send("s1@a.test", ["w@b.test"], content).all_delivered
+        assert relay.flights - before == 4
+
+
+# ---- where the pool forbids it
+
+
+@pytest.mark.parametrize("level", [GROUPED, PREFETCH, BURST])
+def test_PL32_LI2_no_mail_is_announced_beyond_MAILMAX(level: Pipelining) -> None:
+    with LoopbackServer(limits={"MAILMAX": 3}) as server, pool_of(server, level) as pool, one_worker(pool):
+        assert verdicts(sent(pool, server, mails(10), concurrency=2)) == [DL] * 10
+        assert mails_of(server) == [3, 3, 3, 1]
+        assert server.violations == []
+        assert pool.stats().retired["messages"] == 3
+
+
+@pytest.mark.parametrize("level", [PREFETCH, BURST])
+def test_PL32_LV6_no_mail_is_announced_beyond_max_messages(smtp: LoopbackServer, level: Pipelining) -> None:
+    with pool_of(smtp, level, max_messages=4) as pool, one_worker(pool):
+        assert verdicts(sent(pool, smtp, mails(10), concurrency=2)) == [DL] * 10
+    assert mails_of(smtp) == [4, 4, 2]
+
+
+@pytest.mark.parametrize("level", [PREFETCH, BURST])
+def test_LI4_no_mail_is_announced_beyond_RCPTDOMAINMAX(level: Pipelining) -> None:
+    with LoopbackServer(limits={"RCPTDOMAINMAX": 2}) as server, pool_of(server, level) as pool, one_worker(pool):
+        batch = [mail(number, f"u@d{number}.test") for number in range(6)]
+        assert verdicts(sent(pool, server, batch, concurrency=2)) == [DL] * 6
+        assert mails_of(server) == [2, 2, 2]
+        assert server.violations == []
+
+
+@pytest.mark.parametrize("level", [PREFETCH, BURST])
+def test_SM4_PO44_nothing_is_announced_while_an_outside_caller_waits(smtp: LoopbackServer, level: Pipelining) -> None:
+    """The first body waits for the outside caller's queueing; he has the connection behind that mail."""
+    order: list[str] = []
+
+    def body() -> Iterator[bytes]:
+        outside.start()
+        end = time.monotonic() + LIMIT
+        while not pool.stats().waiting and time.monotonic() < end:
+            time.sleep(0.001)
+        yield b"Message-ID: <m0@a.test>\r\n\r\nx\r\n"
+
+    def call() -> None:
+        assert pool.send("s99@a.test", ["u@b.test"], b"Message-ID: <m99@a.test>\r\n\r\n").all_delivered
+
+    with pool_of(smtp, level, max_size=1, timeout=Timeouts()) as pool:
+        # Two workers for one connection: the pool has shrunk since the batch began.
+        pool.resize(max_size=2)
+        outside = threading.Thread(target=call, daemon=True)
+        batch = pool.send_many([mail(0, message=body()), *mails(12)[1:]], concurrency=2)
+        pool.resize(max_size=1)
+        with one_worker(pool):
+            for outcome in batch:
+                order.append(outcome.delivery.value)
+        outside.join(LIMIT)
+        assert order == ["delivered"] * 12
+    senders = [captured.sender for captured in smtp.mails]
+    assert senders.index("s99@a.test") <= 2
+
+
+# ---- servers that cannot take it
+
+
+def test_PL24_like_Courier_each_mail_is_delivered_once_and_the_endpoint_is_marked(smtp: LoopbackServer) -> None:
+    """FB5 (i), FB1 (b): silence costs `Timeouts.rset`, and the announced mail goes once more, with GROUPED."""
+    smtp.quirks = ("swallow-behind-end-of-data",)
+    with pool_of(smtp, PREFETCH, timeout=Timeouts(total=LIMIT, rset=0.3)) as pool, one_worker(pool):
+        assert verdicts(sent(pool, smtp, mails(8), concurrency=2)) == [DL] * 8
+        level, reason = endpoint(pool)
+        assert level is GROUPED
+        assert reason == "2 flights running were lost: SmtpTimeoutError at RSET"
+        assert pool.stats().stale_retries == 2
+        opened = pool.stats().opened
+        assert opened == 3
+        assert verdicts(sent(pool, smtp, mails(20)[8:], concurrency=2)) == [DL] * 12
+        assert pool.stats().opened == opened
+
+
+def test_PL25_like_Haraka_each_mail_is_delivered_once_and_the_endpoint_is_marked(
+    smtp: LoopbackServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FB4, FB1 (c), FB3: no error says `permanent=True`; one WARNING."""
+    smtp.quirks = ("503-behind-end-of-data",)
+    with caplog.at_level(logging.WARNING, "smtpconn.pool"), pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        caplog.clear()
+        assert verdicts(sent(pool, smtp, mails(8), concurrency=2)) == [DL] * 8
+        assert endpoint(pool) == (GROUPED, "503 to MAIL behind an end of data")
+        assert (pool.stats().stale_retries, pool.stats().opened) == (1, 2)
+        assert mails_of(smtp) == [2, 7]
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert "GROUPED" in warnings[0].getMessage()
+
+
+def test_PL26_like_the_submission_service_of_Dovecot(smtp: LoopbackServer) -> None:
+    """FB1 (b): what is in doubt is never sent again; the announced mails are; a marked endpoint leaves none in doubt."""
+    smtp.quirks = ("die-behind-end-of-data",)
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        outcomes = sent(pool, smtp, mails(8), concurrency=2)
+        doubtful = [outcome for outcome in outcomes if outcome.delivery is UN]
+        assert [outcome.index for outcome in doubtful] == [0, 2]
+        assert all(isinstance(outcome.error, DeliveryUnknownError) for outcome in doubtful)
+        assert [outcome.delivery for outcome in outcomes if outcome not in doubtful] == [DL] * 6
+        assert endpoint(pool) == (GROUPED, "2 flights running were lost: ConnectionLostError at end of data")
+        assert verdicts(sent(pool, smtp, mails(20)[8:], concurrency=2)) == [DL] * 12
+
+
+def test_PL27_like_OpenSMTPD_every_command_goes_alone() -> None:
+    with LoopbackServer(extensions=("8BITMIME",), quirks=("close-on-pipelining",)) as server:
+        with pool_of(server, PREFETCH) as pool:
+            assert endpoint(pool) == (PREFETCH, None)
+            assert verdicts(sent(pool, server, mails(6), concurrency=2)) == [DL] * 6
+            assert endpoint(pool) == (OFF, None)
+        assert server.violations == []
+
+
+def test_PL28_like_go_smtp_at_burst(smtp: LoopbackServer) -> None:
+    """FB7: the harm is done, but it is never taken for a delivery, and the endpoint is marked."""
+    smtp.quirks = ("run-refused-chunks",)
+    smtp.refuse("nobody@b.test", "550 nobody")
+    inner = b"RSET\r\nMAIL FROM:<evil@a.test>\r\nRCPT TO:<u@b.test>\r\nDATA\r\nMessage-ID: <evil@a.test>\r\n.\r\n"
+    bad = mail(0, "nobody@b.test", message=b"Message-ID: <m0@a.test>\r\n\r\n" + inner, chunking=True)
+    with pool_of(smtp, BURST) as pool, one_worker(pool):
+        outcomes = list(pool.send_many([bad, *mails(4)[1:]], concurrency=2))
+        assert outcomes[0].delivery is not DL
+        level, reason = endpoint(pool)
+        assert level is GROUPED
+        assert reason is not None
+        again = list(pool.send_many([dataclasses.replace(bad), *mails(8)[4:]], concurrency=2))
+        assert verdicts(again) == [ND] + [DL] * 4
+    for outcome in (*outcomes[1:], *again[1:]):
+        copies = smtp.ledger.count(str(outcome.mail.tag), "u@b.test")
+        assert copies <= 1
+        if outcome.delivery is not UN:
+            assert copies == (outcome.delivery is DL)
+
+
+def test_PL30_FB6_503_to_MAIL_behind_RSET_is_no_fault_of_the_mail(smtp: LoopbackServer) -> None:
+    smtp.quirks = ("503-mail-behind-rset",)
+    smtp.refuse("nobody@b.test", "550 nobody")
+    with pool_of(smtp, GROUPED) as pool, one_worker(pool):
+        batch = [mail(number, "nobody@b.test" if number % 3 == 0 else "u@b.test") for number in range(9)]
+        outcomes = sent(pool, smtp, batch, concurrency=2)
+        assert verdicts(outcomes) == [ND, DL, DL] * 3
+        assert pool.stats().stale_retries == 1
+
+
+# ---- what is sent again
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind", "error"),
+    [("RSET", "EOF", None), ("MAIL", "EOF", None), ("RCPT", "EOF", ConnectionLostError), ("DATA", "RST", SmtpError)],
+)
+def test_FB5_an_announced_mail_goes_again_unless_its_MAIL_was_answered(
+    smtp: LoopbackServer, stage: str, kind: str, error: type[SmtpError] | None
+) -> None:
+    """LO3: and the mails behind it use up no retry."""
+    smtp.fault(stage, kind, nth=1 if stage == "RSET" else 2)
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        outcomes = sent(pool, smtp, mails(6), concurrency=2)
+        assert [outcome.index for outcome in outcomes if outcome.error is not None] == ([] if error is None else [1])
+        if error is not None:
+            assert isinstance(outcomes[1].error, error)
+            assert outcomes[1].retry_safe
+        assert pool.stats().stale_retries == (error is None)
+        assert endpoint(pool) == (PREFETCH, None)
+
+
+def test_FB5_PX_is_never_sent_again_and_marks(smtp: LoopbackServer) -> None:
+    """FB1 (a), LO3: a flight out of step. The mail in front of it is delivered: every candidate says so."""
+    smtp.fault("RSET", "surplus", nth=1)
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        outcomes = sent(pool, smtp, mails(6), concurrency=2)
+        assert [outcome.index for outcome in outcomes if outcome.error is not None] == [1]
+        assert isinstance(outcomes[1].error, ProtocolError)
+        assert outcomes[1].retry_safe
+        assert endpoint(pool)[0] is GROUPED
+        assert pool.stats().stale_retries == 0
+
+
+@pytest.mark.parametrize("reply", ["421 4.3.2 bye", "452 4.4.5 too many"])
+def test_FB1_DT1_a_server_that_closes_marks_nothing(smtp: LoopbackServer, reply: str) -> None:
+    """CS2, CS14 in a run-ahead flight: the announced mail goes again on a fresh connection."""
+    smtp.reply("MAIL", reply, nth=[3, 6], close=True)
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        assert verdicts(sent(pool, smtp, mails(10), concurrency=2)) == [DL] * 10
+        assert endpoint(pool) == (PREFETCH, None)
+        assert pool.stats().stale_retries == 2
+
+
+def test_FB5_a_refused_mail_is_refused_once_and_the_chain_goes_on(smtp: LoopbackServer) -> None:
+    smtp.refuse("nobody@b.test", "550 nobody")
+    smtp.refuse("later@b.test", "451 later", when="data")
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        names = {2: "nobody@b.test", 4: "later@b.test"}
+        outcomes = sent(pool, smtp, [mail(n, names.get(n, "u@b.test")) for n in range(8)], concurrency=2)
+        assert [outcome.index for outcome in outcomes if outcome.error is not None] == [2, 4]
+        assert isinstance(outcomes[4].error, TransientReplyError)
+        assert (pool.stats().opened, pool.stats().stale_retries) == (1, 0)
+
+
+def test_FB8_a_burst_that_is_sent_again_goes_as_grouped(smtp: LoopbackServer) -> None:
+    """SN2: the retry of `send_bdat` on a reused connection."""
+    content = b"Message-ID: <m1@a.test>\r\n\r\nx\r\n"
+    smtp.reply("MAIL", "421 4.3.2 bye", nth=2)
+    with Relay(smtp, delay=0.01) as relay, pool_of(relay, BURST) as pool:
+        assert pool.send_bdat("s1@a.test", ["v@b.test"], content).all_delivered
+        before = relay.flights
+        assert pool.send_bdat("s1@a.test", ["u@b.test"], content).all_delivered
+        assert pool.stats().stale_retries == 1
+        assert relay.flights - before == 1 + 1 + 2  # the burst, EHLO, and two flights of GROUPED
+
+
+def test_LO3_mails_of_a_burst_of_which_nothing_was_written_go_on_as_usual(smtp: LoopbackServer) -> None:
+    """FB5 (ii): a write fails in the middle of a burst; what the kernel had not taken is nobody's doubt."""
+    smtp.fault("MAIL", "RST", nth=2)
+    with pool_of(smtp, BURST, timeout=10) as pool, one_worker(pool):
+        outcomes = sent(pool, smtp, mails(10), concurrency=2)
+        assert len(outcomes) == 10
+        assert all(outcome.delivery in (DL, UN) for outcome in outcomes)
+
+
+def test_EN12_no_mail_gets_more_than_its_timeout_and_time_parked_does_not_count(smtp: LoopbackServer) -> None:
+    """A body that takes its time keeps the next envelope parked for longer than the next mail may take."""
+
+    def slow() -> Iterator[bytes]:
+        yield b"Message-ID: <m1@a.test>\r\n\r\n"
+        time.sleep(0.6)
+        yield b"x\r\n"
+
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        batch = [mail(0), mail(1, message=slow()), mail(2), mail(3)]
+        assert verdicts(sent(pool, smtp, batch, concurrency=2, timeout=1.0)) == [DL] * 4
+        smtp.quirks = ("swallow-behind-end-of-data",)
+        pool.invalidate()
+        begun = time.monotonic()
+        outcomes = sent(pool, smtp, [mail(5), mail(6)], concurrency=2, timeout=1.0)
+        assert outcomes[0].delivery is DL
+        assert outcomes[1].delivery is ND  # its own second is over, so there is no time to send it again
+        assert time.monotonic() - begun < 3.0
+
+
+# ---- marks
+
+
+def test_PL29_FB2_FB3_a_mark_is_the_endpoints_and_goes_with_invalidate(smtp: LoopbackServer) -> None:
+    smtp.quirks = ("503-behind-end-of-data",)
+    with LoopbackServer() as other:
+        hosts = [(smtp.host, smtp.port), (other.host, other.port)]
+        pool = ConnectionPool(hosts, None, TlsMode.NONE, timeout=LIMIT, max_size=2, pipelining=BURST)
+        with pool:
+            assert [endpoint(pool, place) for place in (0, 1)] == [(BURST, None)] * 2
+            smtp.extensions = ("PIPELINING", "8BITMIME")
+            assert verdicts(sent(pool, smtp, mails(4), concurrency=2)) == [DL] * 4
+            assert endpoint(pool, 0) == (GROUPED, "503 to MAIL behind an end of data")
+            assert endpoint(pool, 1) == (BURST, None)
+            pool.resize(max_size=3)
+            assert endpoint(pool, 0)[0] is GROUPED
+            pool.invalidate()
+            assert endpoint(pool, 0) == (PREFETCH, None)  # without CHUNKING there is no BURST
+            smtp.quirks = ()
+            before = sum(mails_of(smtp))
+            assert verdicts(sent(pool, smtp, mails(12)[4:], concurrency=2)) == [DL] * 8
+            assert sum(mails_of(smtp)) - before == 8
+            assert endpoint(pool, 0) == (PREFETCH, None)
+
+
+def test_FB3_loss_marks_after_two_running_for_ten_minutes_then_one_is_tried(smtp: LoopbackServer) -> None:
+    """On an injected clock. A trial that fails marks for another ten minutes; one that succeeds ends the mark."""
+    clock = FakeClock()
+    smtp.quirks = ("die-behind-end-of-data",)
+    numbers = iter(range(1_000))
+
+    def batch(count: int) -> list[Delivery]:
+        return verdicts(sent(pool, smtp, [mail(next(numbers)) for _ in range(count)], concurrency=2))
+
+    with pool_of(smtp, PREFETCH, clock=clock, max_age=None, max_idle=None, probe_after=None) as pool, one_worker(pool):
+        assert batch(2) == [UN, DL]
+        assert endpoint(pool) == (PREFETCH, None)
+        assert batch(6) == [UN] + [DL] * 5
+        assert endpoint(pool)[0] is GROUPED
+        clock.advance(HOLD - 1)
+        assert batch(4) == [DL] * 4
+        clock.advance(2)
+        assert endpoint(pool)[0] is PREFETCH
+        assert batch(4) == [UN] + [DL] * 3  # the one that is tried
+        assert endpoint(pool)[0] is GROUPED
+        smtp.quirks = ()
+        pool._supply.withdraw("idle")
+        clock.advance(HOLD - 1)
+        assert endpoint(pool)[0] is GROUPED
+        clock.advance(2)
+        assert batch(4) == [DL] * 4
+        assert endpoint(pool) == (PREFETCH, None)
+        clock.advance(1)
+        smtp.quirks = ("die-behind-end-of-data",)
+        pool._supply.withdraw("idle")
+        assert batch(2) == [UN, DL]
+        assert endpoint(pool) == (PREFETCH, None)  # the first of a new series
+
+
+def test_FB1_BP7_LV7_a_loss_while_parked_marks_nothing_and_the_mail_goes_once_more(smtp: LoopbackServer) -> None:
+    """The server ends an open envelope while the body in front of it... while the next mail's source is asked."""
+    smtp.fault("body", "EOF", nth=[2, 3])
+    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+        outcomes = sent(pool, smtp, mails(6), concurrency=2)
+        assert endpoint(pool) == (PREFETCH, None)
+        assert all(outcome.delivery is DL or outcome.retry_safe for outcome in outcomes)
+
+
+# ---- the end
+
+
+@pytest.mark.parametrize("how", ["iterator", "pool", "dropped"])
+def test_SM8_PF9_PO45_an_announced_envelope_is_left_by_closing_without_a_dot(smtp: LoopbackServer, how: str) -> None:
+    """Whatever ends the batch: no thread, lease or slot is left, and what was said is what the server has."""
+    go_on = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        assert go_on.wait(LIMIT)
+        yield b"Message-ID: <m1@a.test>\r\n\r\nx\r\n"
+
+    audited: list[Any] = []
+
+    class Audit:
+        def on_event(self, event: Any) -> None:
+            audited.append(event)
+
+    pool = pool_of(smtp, PREFETCH, audit=Audit())
+    with one_worker(pool):
+        batch = pool.send_many([mail(0), mail(1, message=body()), *mails(8)[2:]], concurrency=2)
+        outcomes = [next(batch)]
+        threading.Timer(0.2, go_on.set).start()
+        if how == "iterator":
+            batch.close()
+        elif how == "pool":
+            pool.close()
+            with pytest.raises(PoolClosedError):
+                outcomes += list(_taken(batch, outcomes))
+        else:
+            del batch
+            gc.collect()
+    end = time.monotonic() + LIMIT
+    while not at_rest(pool) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert at_rest(pool)
+    sound(smtp, outcomes)
+    settled = [event for event in audited if type(event).__name__ == "MailSettled"]
+    assert sum(event.delivered for event in settled) == len(smtp.mails)
+    assert not any(captured.content.strip() == b"" for captured in smtp.mails)
+    pool.close()
+    smtp.wait_for_connections(0, LIMIT)
+
+
+def _taken(batch: Any, into: list[MailOutcome]) -> Iterator[MailOutcome]:
+    for outcome in batch:
+        into.append(outcome)
+        yield from ()
+
+
+class Interrupt(BaseException):
+    """Comes out of nowhere, as KeyboardInterrupt does."""
+
+
+@pytest.mark.parametrize("level", [PREFETCH, BURST])
+def test_SM9_KU_an_interrupt_of_a_body_or_a_sink_ends_the_batch_and_nothing_is_sent_twice(
+    smtp: LoopbackServer, level: Pipelining
+) -> None:
+    """PF13, BR26: the sink is interrupted at each of the first events in turn."""
+    for nth in range(1, 26):
+        smtp.clear()
+        seen = 0
+
+        class Sink:
+            def on_event(self, event: Any) -> None:
+                nonlocal seen
+                seen += 1
+                if seen == nth:
+                    raise Interrupt
+
+        outcomes: list[MailOutcome] = []
+        with pool_of(smtp, level, audit=Sink()) as pool, one_worker(pool):
+            with contextlib.suppress(Interrupt), pool.send_many(mails(5), concurrency=2) as batch:
+                for outcome in batch:
+                    outcomes.append(outcome)
+            assert at_rest(pool)
+        sound(smtp, outcomes)
