@@ -172,8 +172,10 @@ class Chain:
         except SmtpError as error:
             if self._session.ledger.taken == taken:
                 error._announced = True
-                # LV7: it was parked when the connection ended, and no octet of its message was written.
-                error._unanswered |= isinstance(error, (ConnectionLostError, ServiceUnavailableError))
+                # LV7: it was parked when the connection ended, and no octet of its message was written. A stream may
+                # have been asked already: what it has given is gone.
+                ended = isinstance(error, (ConnectionLostError, ServiceUnavailableError))
+                error._unanswered |= ended and attempt.outgoing.content is not None
             raise
 
     def _send(self, mail: Mail, attempt: Attempt, peek: Peek) -> SendResult:

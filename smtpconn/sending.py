@@ -23,6 +23,7 @@ from smtpconn.protocol.ledger import END
 from smtpconn.protocol.mail import Mail, domains_of
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
+from smtpconn.protocol.session import used_up
 from smtpconn.protocol.transaction import Attempt
 
 _IDLE = 1.0  # seconds after which nothing is burst into a connection (LV9)
@@ -128,7 +129,7 @@ class Sending(Conversation):
         finally:
             driver.observe = observe
         outcomes = burst.outcomes(fault)
-        self._judge_flight(burst.attempts[0], fault)
+        self._judge_flight(burst.attempts, fault)
         self._settle_burst(burst, outcomes, began)
         driver.close_if_due()
         if self._session.retiring:
@@ -166,7 +167,7 @@ class Sending(Conversation):
             try:
                 result = self._cut_off(attempt, following, error, seen, began)
             except SmtpError:
-                self._judge_flight(attempt, error, following)
+                self._judge_flight([attempt], error, following)
                 raise
         except BaseException as error:
             recipients = attempt.results()
@@ -178,7 +179,7 @@ class Sending(Conversation):
         finally:
             self._driver.observe = observe
         self._settled(result.recipients, began, seen, reply=result.reply)
-        self._judge_flight(attempt, self.fallen, following)
+        self._judge_flight([attempt], self.fallen, following)
         if session.retiring and (following is None or not following.announced):
             self._end(budget)
         return result
@@ -221,12 +222,15 @@ class Sending(Conversation):
         """The last question before a run-ahead flight is begun."""
         return self.flights is None or self.flights.admit()
 
-    def _judge_flight(self, attempt: Attempt, fault: SmtpError | None, following: Attempt | None = None) -> None:
+    def _judge_flight(
+        self, mails: Sequence[Attempt], fault: SmtpError | None, following: Attempt | None = None
+    ) -> None:
         """FB1: tell the memory of the endpoint how a flight ended. `fault`: what the flow raised.
 
-        Loss and silence count once something stood behind an end of data; what we cut off ourselves does not.
+        Loss and silence count once something stood behind an end of data; what we cut off ourselves does not, and
+        neither does a connection whose end the server has said.
         """
-        session, flights = self._session, self.flights
+        session, flights, attempt = self._session, self.flights, mails[0]
         if flights is None:
             return
         if session.flightless is not None:
@@ -238,12 +242,14 @@ class Sending(Conversation):
             return
         if attempt.ends and attempt.ends[0].reply is None and not session.ledger.committed(attempt.ends[0]):
             return
+        entries = [entry for mail in (*mails, following) if mail is not None for entry in mail.entries]
+        leaves = session.closing is not None or any(entry.reply and used_up(entry.kind, entry.reply) for entry in entries)
         if isinstance(fault, ProtocolError):
             flights.misbehaved(f"a flight out of step at {fault.stage}")
-        elif isinstance(fault, (ConnectionLostError, SmtpTimeoutError)) and session.closing is None:
-            if not self._cut_short:
+        elif isinstance(fault, (ConnectionLostError, SmtpTimeoutError)):
+            if not leaves and not self._cut_short:
                 flights.lost(f"{type(fault).__name__} at {fault.stage}")
-        elif session.condemned is None and session.closing is None:
+        elif session.condemned is None and not leaves:
             flights.aligned()
 
     def _settled(

@@ -242,7 +242,7 @@ class Stay:
             slot.endpoint.rset_alone = True
         if claim is None or slot is None or not error._unanswered:
             return None
-        if not (error._announced or slot.uses or self._served):
+        if not (error._announced or slot.uses or self._served or self._mails):
             return None
         current = self.connection
         if self._chain is not None and current is not self._chained and current is not None and current.usable:
