@@ -102,8 +102,9 @@ class Link:
 
     def _forward(self, selector: selectors.BaseSelector) -> None:
         while not self._over():
-            self._watch(selector)
-            for key, mask in selector.select(self._pause()):
+            now = self._relay.clock()  # one reading for both: what falls due between two would be waited for for ever
+            self._watch(selector, now)
+            for key, mask in selector.select(self._pause(now)):
                 if key.fileobj is self._wake:
                     self._wake.recv(1024)
                 elif mask & selectors.EVENT_READ:
@@ -117,8 +118,7 @@ class Link:
                 self._pass_on(pipe, now)
         return self._killed is not None or all(pipe.shut and pipe.ended for pipe in self._pipes)
 
-    def _watch(self, selector: selectors.BaseSelector) -> None:
-        now = self._relay.clock()
+    def _watch(self, selector: selectors.BaseSelector, now: float) -> None:
         for pipe, back in (self._pipes, self._pipes[::-1]):
             reading = not pipe.ended and not pipe.stalled and pipe.held < _WINDOW
             due = bool(back.waiting) and back.waiting[0][0] <= now and not back.stalled and not back.shut
@@ -131,8 +131,7 @@ class Link:
             elif not events and known is not None:
                 selector.unregister(pipe.source)
 
-    def _pause(self) -> float | None:
-        now = self._relay.clock()
+    def _pause(self, now: float) -> float | None:
         due = [
             pipe.waiting[0][0] - now
             for pipe in self._pipes

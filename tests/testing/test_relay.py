@@ -183,3 +183,17 @@ def test_stop_ends_every_thread(serve: Serve, dial: Dial) -> None:
     assert [talk.rest() for talk in talks] == [b""] * 3
     server.stop()
     assert threading.active_count() <= before
+
+
+def test_octets_that_fall_due_between_two_looks_at_the_clock_are_forwarded(serve: Serve, dial: Dial) -> None:
+    """Time passes at every look: the relay must not sleep for ever on what was not due at one and is at the next."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.004
+        return now
+
+    with Relay(serve(), delay=0.01, clock=clock) as relay:
+        talk = dial(relay)
+        assert [talk.ask("NOOP")[:3] for _ in range(50)] == ["250"] * 50
