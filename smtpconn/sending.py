@@ -243,7 +243,8 @@ class Sending(Conversation):
         if attempt.ends and attempt.ends[0].reply is None and not session.ledger.committed(attempt.ends[0]):
             return
         entries = [entry for mail in (*mails, following) if mail is not None for entry in mail.entries]
-        leaves = session.closing is not None or any(entry.reply and used_up(entry.kind, entry.reply) for entry in entries)
+        spent = any(entry.reply and used_up(entry.kind, entry.reply) for entry in entries)
+        leaves = spent or session.closing is not None
         if isinstance(fault, ProtocolError):
             flights.misbehaved(f"a flight out of step at {fault.stage}")
         elif isinstance(fault, (ConnectionLostError, SmtpTimeoutError)):

@@ -12,6 +12,7 @@ import gc
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from smtpconn import (
     DeliveryUnknownError,
     Mail,
     MailOutcome,
+    MailOutcomes,
     Pipelining,
     PoolClosedError,
     ProtocolError,
@@ -35,22 +37,24 @@ from smtpconn import (
 from smtpconn.pooling.marks import HOLD
 from smtpconn.testing import FakeClock, LoopbackServer, Relay
 
+from .test_interrupts import Interrupt, interrupted_at
+
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
 OFF, GROUPED, PREFETCH, BURST = Pipelining.OFF, Pipelining.GROUPED, Pipelining.PREFETCH, Pipelining.BURST
 LIMIT = 20.0
 
 
 def pool_of(place: Any, level: Pipelining, **options: Any) -> ConnectionPool:
-    kind = ConnectionPool
-    clock = options.pop("clock", None)
-    if clock is not None:
-        kind = type("ClockedPool", (ConnectionPool,), {"_system": ConnectionPool._system._replace(clock=clock)})
-    options = {"timeout": LIMIT, "max_size": 2, "pipelining": level, "protocol": place_protocol(place), **options}
-    return kind(place.host, place.port, TlsMode.NONE, **options)
-
-
-def place_protocol(place: Any) -> Any:
-    return getattr(place, "protocol", "smtp")
+    """A pool of two connections; `alone`: one worker at a time. `clock`: in place of the system's."""
+    clock, alone = options.pop("clock", None), options.pop("alone", False)
+    attributes = {} if clock is None else {"_system": ConnectionPool._system._replace(clock=clock)}
+    kind: Any = type("Pool", (ConnectionPool,), attributes)
+    protocol = getattr(place, "protocol", "smtp")
+    options = {"timeout": LIMIT, "max_size": 2, "pipelining": level, "protocol": protocol, **options}
+    pool: ConnectionPool = kind(place.host, place.port, TlsMode.NONE, **options)
+    if alone:
+        shrink(pool)
+    return pool
 
 
 def mail(number: int, recipient: str = "u@b.test", **options: Any) -> Mail:
@@ -135,12 +139,6 @@ def shrink(pool: ConnectionPool) -> None:
     supply.slots.locked(supply.endpoints.shrink, supply.endpoints.healths[0], 1, supply.clock())
 
 
-@contextlib.contextmanager
-def one_worker(pool: ConnectionPool) -> Iterator[None]:
-    shrink(pool)
-    yield
-
-
 # ---- flights
 
 
@@ -161,7 +159,7 @@ def test_RT11_LV6_a_worker_announces_each_mail_behind_the_one_before(server: Loo
 def test_RT12_LV9_a_worker_bursts_what_is_ready(server: LoopbackServer) -> None:
     """features:BS8: ceil(N/W) flights over one connection."""
     with Relay(server, delay=0.02) as relay:
-        with pool_of(relay, BURST, protocol=server.protocol) as pool, one_worker(pool):
+        with pool_of(relay, BURST, protocol=server.protocol, alone=True) as pool:
             outcomes = list(pool.send_many(at_hand(pool, mails(70), 99), concurrency=2))
             assert verdicts(outcomes) == [DL] * 70
         assert relay.flights - 2 == 3
@@ -173,13 +171,12 @@ def test_RT12_a_burst_with_concurrency_1_is_over_before_the_consumer_has_its_fir
     server: LoopbackServer,
 ) -> None:
     """SM2: the connection is back in the pool while the consumer has the turn."""
-    with Relay(server, delay=0.01) as relay:
-        with pool_of(relay, BURST, protocol=server.protocol, max_size=1) as pool:
-            for outcome in pool.send_many(mails(40), concurrency=1):
-                assert outcome.delivery is DL
-                with pool.connection(timeout=0) as lease:
-                    assert lease.capabilities.supports_chunking
-            assert relay.flights == 1 + 2
+    with Relay(server, delay=0.01) as relay, pool_of(relay, BURST, protocol=server.protocol, max_size=1) as pool:
+        for outcome in pool.send_many(mails(40), concurrency=1):
+            assert outcome.delivery is DL
+            with pool.connection(timeout=0) as lease:
+                assert lease.capabilities.supports_chunking
+        assert relay.flights == 1 + 2
     sound(server, [])
     assert len(server.mails) == 40
 
@@ -212,7 +209,7 @@ def test_LV5_send_bdat_send_message_and_a_lease_are_bursts_of_one(smtp: Loopback
 
 @pytest.mark.parametrize("level", [GROUPED, PREFETCH, BURST])
 def test_PL32_LI2_no_mail_is_announced_beyond_MAILMAX(level: Pipelining) -> None:
-    with LoopbackServer(limits={"MAILMAX": 3}) as server, pool_of(server, level) as pool, one_worker(pool):
+    with LoopbackServer(limits={"MAILMAX": 3}) as server, pool_of(server, level, alone=True) as pool:
         assert verdicts(sent(pool, server, mails(10), concurrency=2)) == [DL] * 10
         assert mails_of(server) == [3, 3, 3, 1]
         assert server.violations == []
@@ -221,14 +218,14 @@ def test_PL32_LI2_no_mail_is_announced_beyond_MAILMAX(level: Pipelining) -> None
 
 @pytest.mark.parametrize("level", [PREFETCH, BURST])
 def test_PL32_LV6_no_mail_is_announced_beyond_max_messages(smtp: LoopbackServer, level: Pipelining) -> None:
-    with pool_of(smtp, level, max_messages=4) as pool, one_worker(pool):
+    with pool_of(smtp, level, max_messages=4, alone=True) as pool:
         assert verdicts(sent(pool, smtp, mails(10), concurrency=2)) == [DL] * 10
     assert mails_of(smtp) == [4, 4, 2]
 
 
 @pytest.mark.parametrize("level", [PREFETCH, BURST])
 def test_LI4_no_mail_is_announced_beyond_RCPTDOMAINMAX(level: Pipelining) -> None:
-    with LoopbackServer(limits={"RCPTDOMAINMAX": 2}) as server, pool_of(server, level) as pool, one_worker(pool):
+    with LoopbackServer(limits={"RCPTDOMAINMAX": 2}) as server, pool_of(server, level, alone=True) as pool:
         batch = [mail(number, f"u@d{number}.test") for number in range(6)]
         assert verdicts(sent(pool, server, batch, concurrency=2)) == [DL] * 6
         assert mails_of(server) == [2, 2, 2]
@@ -238,7 +235,6 @@ def test_LI4_no_mail_is_announced_beyond_RCPTDOMAINMAX(level: Pipelining) -> Non
 @pytest.mark.parametrize("level", [PREFETCH, BURST])
 def test_SM4_PO44_nothing_is_announced_while_an_outside_caller_waits(smtp: LoopbackServer, level: Pipelining) -> None:
     """The first body waits for the outside caller's queueing; he has the connection behind that mail."""
-    order: list[str] = []
 
     def body() -> Iterator[bytes]:
         outside.start()
@@ -256,11 +252,10 @@ def test_SM4_PO44_nothing_is_announced_while_an_outside_caller_waits(smtp: Loopb
         outside = threading.Thread(target=call, daemon=True)
         batch = pool.send_many([mail(0, message=body()), *mails(12)[1:]], concurrency=2)
         pool.resize(max_size=1)
-        with one_worker(pool):
-            for outcome in batch:
-                order.append(outcome.delivery.value)
+        shrink(pool)
+        outcomes = list(batch)
         outside.join(LIMIT)
-        assert order == ["delivered"] * 12
+    assert verdicts(outcomes) == [DL] * 12
     senders = [captured.sender for captured in smtp.mails]
     assert senders.index("s99@a.test") <= 2
 
@@ -271,7 +266,7 @@ def test_SM4_PO44_nothing_is_announced_while_an_outside_caller_waits(smtp: Loopb
 def test_PL24_like_Courier_each_mail_is_delivered_once_and_the_endpoint_is_marked(smtp: LoopbackServer) -> None:
     """FB5 (i), FB1 (b): silence costs `Timeouts.rset`, and the announced mail goes once more, with GROUPED."""
     smtp.quirks = ("swallow-behind-end-of-data",)
-    with pool_of(smtp, PREFETCH, timeout=Timeouts(total=LIMIT, rset=0.3)) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, timeout=Timeouts(total=LIMIT, rset=0.3), alone=True) as pool:
         assert verdicts(sent(pool, smtp, mails(8), concurrency=2)) == [DL] * 8
         level, reason = endpoint(pool)
         assert level is GROUPED
@@ -288,7 +283,7 @@ def test_PL25_like_Haraka_each_mail_is_delivered_once_and_the_endpoint_is_marked
 ) -> None:
     """FB4, FB1 (c), FB3: no error says `permanent=True`; one WARNING."""
     smtp.quirks = ("503-behind-end-of-data",)
-    with caplog.at_level(logging.WARNING, "smtpconn.pool"), pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with caplog.at_level(logging.WARNING, "smtpconn.pool"), pool_of(smtp, PREFETCH, alone=True) as pool:
         caplog.clear()
         assert verdicts(sent(pool, smtp, mails(8), concurrency=2)) == [DL] * 8
         assert endpoint(pool) == (GROUPED, "503 to MAIL behind an end of data")
@@ -300,9 +295,9 @@ def test_PL25_like_Haraka_each_mail_is_delivered_once_and_the_endpoint_is_marked
 
 
 def test_PL26_like_the_submission_service_of_Dovecot(smtp: LoopbackServer) -> None:
-    """FB1 (b): what is in doubt is never sent again; the announced mails are; a marked endpoint leaves none in doubt."""
+    """FB1 (b): what is in doubt is never sent again, what was announced is; then nothing is in doubt any more."""
     smtp.quirks = ("die-behind-end-of-data",)
-    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, alone=True) as pool:
         outcomes = sent(pool, smtp, mails(8), concurrency=2)
         doubtful = [outcome for outcome in outcomes if outcome.delivery is UN]
         assert [outcome.index for outcome in doubtful] == [0, 2]
@@ -327,7 +322,7 @@ def test_PL28_like_go_smtp_at_burst(smtp: LoopbackServer) -> None:
     smtp.refuse("nobody@b.test", "550 nobody")
     inner = b"RSET\r\nMAIL FROM:<evil@a.test>\r\nRCPT TO:<u@b.test>\r\nDATA\r\nMessage-ID: <evil@a.test>\r\n.\r\n"
     bad = mail(0, "nobody@b.test", message=b"Message-ID: <m0@a.test>\r\n\r\n" + inner, chunking=True)
-    with pool_of(smtp, BURST) as pool, one_worker(pool):
+    with pool_of(smtp, BURST, alone=True) as pool:
         outcomes = list(pool.send_many([bad, *mails(4)[1:]], concurrency=2))
         assert outcomes[0].delivery is not DL
         level, reason = endpoint(pool)
@@ -345,7 +340,7 @@ def test_PL28_like_go_smtp_at_burst(smtp: LoopbackServer) -> None:
 def test_PL30_FB6_503_to_MAIL_behind_RSET_is_no_fault_of_the_mail(smtp: LoopbackServer) -> None:
     smtp.quirks = ("503-mail-behind-rset",)
     smtp.refuse("nobody@b.test", "550 nobody")
-    with pool_of(smtp, GROUPED) as pool, one_worker(pool):
+    with pool_of(smtp, GROUPED, alone=True) as pool:
         batch = [mail(number, "nobody@b.test" if number % 3 == 0 else "u@b.test") for number in range(9)]
         outcomes = sent(pool, smtp, batch, concurrency=2)
         assert verdicts(outcomes) == [ND, DL, DL] * 3
@@ -364,7 +359,7 @@ def test_FB5_an_announced_mail_goes_again_unless_its_MAIL_was_answered(
 ) -> None:
     """LO3: and the mails behind it use up no retry."""
     smtp.fault(stage, kind, nth=1 if stage == "RSET" else 2)
-    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, alone=True) as pool:
         outcomes = sent(pool, smtp, mails(6), concurrency=2)
         assert [outcome.index for outcome in outcomes if outcome.error is not None] == ([] if error is None else [1])
         if error is not None:
@@ -377,7 +372,7 @@ def test_FB5_an_announced_mail_goes_again_unless_its_MAIL_was_answered(
 def test_FB5_PX_is_never_sent_again_and_marks(smtp: LoopbackServer) -> None:
     """FB1 (a), LO3: a flight out of step. The mail in front of it is delivered: every candidate says so."""
     smtp.fault("RSET", "surplus", nth=1)
-    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, alone=True) as pool:
         outcomes = sent(pool, smtp, mails(6), concurrency=2)
         assert [outcome.index for outcome in outcomes if outcome.error is not None] == [1]
         assert isinstance(outcomes[1].error, ProtocolError)
@@ -390,7 +385,7 @@ def test_FB5_PX_is_never_sent_again_and_marks(smtp: LoopbackServer) -> None:
 def test_FB1_DT1_a_server_that_closes_marks_nothing(smtp: LoopbackServer, reply: str) -> None:
     """CS2, CS14 in a run-ahead flight: the announced mail goes again on a fresh connection."""
     smtp.reply("MAIL", reply, nth=[3, 6], close=True)
-    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, alone=True) as pool:
         assert verdicts(sent(pool, smtp, mails(10), concurrency=2)) == [DL] * 10
         assert endpoint(pool) == (PREFETCH, None)
         assert pool.stats().stale_retries == 2
@@ -399,7 +394,7 @@ def test_FB1_DT1_a_server_that_closes_marks_nothing(smtp: LoopbackServer, reply:
 def test_FB5_a_refused_mail_is_refused_once_and_the_chain_goes_on(smtp: LoopbackServer) -> None:
     smtp.refuse("nobody@b.test", "550 nobody")
     smtp.refuse("later@b.test", "451 later", when="data")
-    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, alone=True) as pool:
         names = {2: "nobody@b.test", 4: "later@b.test"}
         outcomes = sent(pool, smtp, [mail(n, names.get(n, "u@b.test")) for n in range(8)], concurrency=2)
         assert [outcome.index for outcome in outcomes if outcome.error is not None] == [2, 4]
@@ -422,7 +417,7 @@ def test_FB8_a_burst_that_is_sent_again_goes_as_grouped(smtp: LoopbackServer) ->
 def test_LO3_mails_of_a_burst_of_which_nothing_was_written_go_on_as_usual(smtp: LoopbackServer) -> None:
     """FB5 (ii): a write fails in the middle of a burst; what the kernel had not taken is nobody's doubt."""
     smtp.fault("MAIL", "RST", nth=2)
-    with pool_of(smtp, BURST, timeout=10) as pool, one_worker(pool):
+    with pool_of(smtp, BURST, timeout=10, alone=True) as pool:
         outcomes = sent(pool, smtp, mails(10), concurrency=2)
         assert len(outcomes) == 10
         assert all(outcome.delivery in (DL, UN) for outcome in outcomes)
@@ -436,7 +431,7 @@ def test_EN12_no_mail_gets_more_than_its_timeout_and_time_parked_does_not_count(
         time.sleep(0.6)
         yield b"x\r\n"
 
-    with pool_of(smtp, PREFETCH) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, alone=True) as pool:
         batch = [mail(0), mail(1, message=slow()), mail(2), mail(3)]
         assert verdicts(sent(pool, smtp, batch, concurrency=2, timeout=1.0)) == [DL] * 4
         smtp.quirks = ("swallow-behind-end-of-data",)
@@ -484,7 +479,7 @@ def test_FB3_loss_marks_after_two_running_for_ten_minutes_then_one_is_tried(smtp
         shrink(pool)
         return verdicts(sent(pool, smtp, [mail(next(numbers)) for _ in range(count)], concurrency=2))
 
-    with pool_of(smtp, PREFETCH, clock=clock, max_age=None, max_idle=None, probe_after=None) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, clock=clock, max_age=None, max_idle=None, probe_after=None, alone=True) as pool:
         assert batch(2) == [UN, DL]
         assert endpoint(pool) == (PREFETCH, None)
         assert batch(6) == [UN] + [DL] * 5
@@ -524,7 +519,7 @@ def test_FB1_BP7_LV7_a_loss_while_parked_marks_nothing_and_the_mail_goes_once_mo
                 smtp.restart()
 
     stream = mail(4, message=iter([b"Message-ID: <m4@a.test>\r\n\r\n", b"x\r\n"]))
-    with pool_of(smtp, PREFETCH, audit=Sink()) as pool, one_worker(pool):
+    with pool_of(smtp, PREFETCH, audit=Sink(), alone=True) as pool:
         outcomes = sent(pool, smtp, [*mails(4), stream, *mails(10)[5:]], concurrency=2)
         assert endpoint(pool) == (PREFETCH, None)
         stats = pool.stats()
@@ -552,20 +547,19 @@ def test_SM8_PF9_PO45_an_announced_envelope_is_left_by_closing_without_a_dot(smt
         def on_event(self, event: Any) -> None:
             audited.append(event)
 
-    pool = pool_of(smtp, PREFETCH, audit=Audit())
-    with one_worker(pool):
-        batch = pool.send_many([mail(0), mail(1, message=body()), *mails(8)[2:]], concurrency=2)
-        outcomes = [next(batch)]
-        threading.Timer(0.2, go_on.set).start()
-        if how == "iterator":
-            batch.close()
-        elif how == "pool":
-            pool.close()
-            with pytest.raises(PoolClosedError):
-                outcomes += list(_taken(batch, outcomes))
-        else:
-            del batch
-            gc.collect()
+    pool = pool_of(smtp, PREFETCH, audit=Audit(), alone=True)
+    batch = pool.send_many(at_hand(pool, [mail(0), mail(1, message=body()), *mails(8)[2:]]), concurrency=2)
+    outcomes = [next(batch)]
+    threading.Timer(0.2, go_on.set).start()
+    if how == "iterator":
+        batch.close()
+    elif how == "pool":
+        pool.close()
+        with pytest.raises(PoolClosedError):
+            collect(batch, outcomes)
+    else:
+        del batch
+        gc.collect()
     end = time.monotonic() + LIMIT
     while not at_rest(pool) and time.monotonic() < end:
         time.sleep(0.01)
@@ -578,14 +572,23 @@ def test_SM8_PF9_PO45_an_announced_envelope_is_left_by_closing_without_a_dot(smt
     smtp.wait_for_connections(0, LIMIT)
 
 
-def _taken(batch: Any, into: list[MailOutcome]) -> Iterator[MailOutcome]:
+def collect(batch: MailOutcomes, into: list[MailOutcome]) -> None:
+    """Take outcomes until there are no more, or the iterator raises."""
     for outcome in batch:
-        into.append(outcome)
-        yield from ()
+        into.append(outcome)  # noqa: PERF402  # what came before an exception is kept
 
 
-class Interrupt(BaseException):
-    """Comes out of nowhere, as KeyboardInterrupt does."""
+class Interrupting:
+    """A sink that is interrupted at its `nth` event while it is `armed`."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+        self.armed = False
+
+    def on_event(self, event: object) -> None:
+        self.left -= self.armed
+        if self.armed and self.left == 0:
+            raise Interrupt
 
 
 @pytest.mark.parametrize("level", [PREFETCH, BURST])
@@ -595,23 +598,44 @@ def test_SM9_KU_an_interrupt_of_a_body_or_a_sink_ends_the_batch_and_nothing_is_s
     """PF13, BR26: the sink is interrupted at each of the first events in turn."""
     for nth in range(1, 26):
         smtp.clear()
-        seen = 0
-
-        class Sink:
-            def on_event(self, event: Any) -> None:
-                nonlocal seen
-                seen += running
-                if seen == nth and running:
-                    raise Interrupt
-
-        outcomes: list[MailOutcome] = []
-        running = False
-        with pool_of(smtp, level, audit=Sink()) as pool, one_worker(pool):
-            running = True
-            with contextlib.suppress(Interrupt), pool.send_many(at_hand(pool, mails(5)), concurrency=2) as batch:
-                for outcome in batch:
-                    outcomes.append(outcome)
-            running = False
+        sink, outcomes = Interrupting(nth), list[MailOutcome]()
+        with pool_of(smtp, level, audit=sink, alone=True) as pool:
+            batch = pool.send_many(at_hand(pool, mails(5)), concurrency=2)
+            sink.armed = True
+            with contextlib.suppress(Interrupt), batch:
+                collect(batch, outcomes)
+            sink.armed = False
             assert at_rest(pool)
         sound(smtp, outcomes)
-        assert all(smtp.ledger.count(f"<m{number}@a.test>", "u@b.test") <= 1 for number in range(5))
+        assert all(smtp.ledger.count(str(one.tag), "u@b.test") <= 1 for one in mails(5))
+    assert sink.left <= 5  # the last ones were interrupted, too, or nearly
+
+
+@pytest.mark.parametrize(("level", "concurrency"), [(PREFETCH, 2), (BURST, 2), (BURST, 1)])
+def test_SM8_I24_a_consumer_who_is_interrupted_at_any_line_leaves_nothing_open_and_nothing_twice(
+    smtp: LoopbackServer, level: Pipelining, concurrency: int
+) -> None:
+    """PO45: every line of the consumer's thread, while envelopes are announced and bursts are under way."""
+    line, fired = 0, True
+    while fired:
+        line += 1
+        smtp.clear()
+        outcomes: list[MailOutcome] = []
+        pool = pool_of(smtp, level, max_size=2)
+
+        def consume(pool: ConnectionPool = pool, outcomes: list[MailOutcome] = outcomes) -> None:
+            with pool.send_many(mails(7), concurrency=concurrency) as batch:
+                collect(batch, outcomes)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # an iterator that was made and never begun
+            fired = interrupted_at(line, consume)
+            gc.collect(0)
+        for worker in [thread for thread in threading.enumerate() if "-send_many-" in thread.name]:
+            worker.join(5)
+            assert not worker.is_alive(), f"a worker is left, interrupted at line {line}"
+        assert at_rest(pool), f"interrupted at line {line}"
+        pool.close()
+        sound(smtp, outcomes)
+        assert max((smtp.ledger.count(str(one.tag), "u@b.test") for one in mails(7)), default=0) <= 1
+    assert line > 50
