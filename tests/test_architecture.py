@@ -50,7 +50,7 @@ FLOORS: list[set[str]] = [
     {"pooling.checking", "pooling.opener", "pooling.refusing"},
     {"pooling.supply"},
     {"pooling.calls"},
-    {"pooling.lease"},
+    {"pooling.lease", "pooling.train"},
     {"pooling.batch"},
     {"pool"},
     {"contrib.fanout", "contrib.logs", "contrib.prometheus", "contrib.opentelemetry"},

@@ -31,7 +31,7 @@ from smtpconn import (
     UsageError,
 )
 from smtpconn.chain import PAUSE, Chain
-from smtpconn.testing import FakeClock, LoopbackServer, Relay, ScriptedTransport
+from smtpconn.testing import RESET, FakeClock, LoopbackServer, Relay, ScriptedTransport
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
 PREFETCH, BURST = Pipelining.PREFETCH, Pipelining.BURST
@@ -369,3 +369,43 @@ def test_a_capability_that_is_missing_is_told_in_the_turn_of_its_mail(smtp: Loop
     with connect(smtp, PREFETCH) as connection:
         outcomes = list(connection.send_many([mail(1), mail(2, chunking=True), mail(3)], timeout=20))
     assert [type(outcome.error) for outcome in outcomes] == [type(None), ExtensionUnavailableError, type(None)]
+
+
+@pytest.mark.parametrize("level", [PREFETCH, BURST])
+@pytest.mark.parametrize(
+    ("cut", "untouched"), [(b"MAIL FROM:<s2", False), (b"Message-ID: <m1@", True), (b"SET\r\nMAIL FROM:<s2", False)]
+)
+def test_LO3_FB5_a_mail_of_which_nothing_was_written_may_be_sent_as_new(
+    level: Pipelining, cut: bytes, untouched: bool
+) -> None:
+    """The write breaks in front of `cut`, so maybe no octet of the mail behind it was taken."""
+    mails = [mail(1), mail(2)]
+    whole = ENVELOPE + FLIGHT if level is PREFETCH else b"250 ok\r\n" * 7
+    replies = (ENVELOPE, FLIGHT, b"250 taken\r\n") if level is PREFETCH else (whole,)
+    transport, connection = _scripted(level, *replies)
+    chain = Chain(connection, 20.0, FakeClock())
+    chain.send(mails[0], lambda place: mails[1] if not place else None)
+    offset = transport.written.index(cut)
+    chain.close()
+    connection.close()
+
+    hello = b"250-server.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+    first = [ENVELOPE] if level is PREFETCH else []
+    broken = ScriptedTransport(
+        [b"220 hi\r\n", hello, *first, RESET], when_dry="silence", accept=offset, then=ConnectionResetError
+    )
+    connection = SmtpConnection.from_transport(
+        broken, tls_mode=TlsMode.NONE, timeout=20, pipelining=level, ehlo_domain="client.test"
+    )
+    chain = Chain(connection, 20.0, FakeClock())
+    with pytest.raises(SmtpError) as caught:
+        chain.send(mails[0], lambda place: mails[1] if not place else None)
+    assert caught.value.delivery is (ND if untouched else UN)
+    assert chain.awaits(mails[1])
+    assert chain.releases(mails[1]) is untouched
+    if not untouched:
+        with pytest.raises(SmtpError) as caught:
+            chain.send(mails[1])
+        assert caught.value.delivery is ND
+    assert not chain.awaits(mails[1])
+    connection.close()

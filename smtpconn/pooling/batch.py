@@ -16,18 +16,17 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.outcomes import MailOutcome
-from smtpconn.pooling.calls import Calls, Stay
+from smtpconn.pooling.calls import Calls
 from smtpconn.pooling.claims import Claim
-from smtpconn.pooling.endpoints import without_traceback
 from smtpconn.pooling.settings import whole
+from smtpconn.pooling.train import Train, not_begun, refused
 from smtpconn.protocol.burst import TRANSACTIONS
 from smtpconn.protocol.errors import (
     AuthenticationError,
-    Delivery,
     PoolClosedError,
     PoolTimeoutError,
     SmtpError,
@@ -36,7 +35,7 @@ from smtpconn.protocol.errors import (
 )
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
-from smtpconn.protocol.result import RecipientResult, SendResult
+from smtpconn.protocol.result import SendResult
 
 WINDOW = 4  # mails pulled and not yet yielded, for each worker (SM3)
 BURST_WINDOW = 2 * TRANSACTIONS  # the same at BURST: one flight under way, and the next one at hand
@@ -64,7 +63,7 @@ class Batch:
         self._calls = calls
         self._mails = mails
         self._concurrency = None if concurrency is None else whole("concurrency", concurrency, 1)
-        self._timeout = timeout
+        self.timeout = timeout
         self._ordered = ordered
         self.level = calls.level
         self._window = BURST_WINDOW if self.level is Pipelining.BURST else WINDOW
@@ -105,7 +104,7 @@ class Batch:
         pulled = self._pulled()
         try:
             if workers == 1 and self.level is Pipelining.BURST:
-                yield from self._burst_alone(pulled)
+                yield from Train(self, self._calls, self.timeout, lambda: next(pulled, None)).outcomes()
             elif workers == 1:
                 for index, mail in pulled:
                     yield self._send_alone(index, mail)
@@ -250,12 +249,7 @@ class Batch:
 
     def budget(self) -> Budget:
         """What the next mail may spend."""
-        return self._calls.budget(self._timeout)
-
-    @property
-    def timeout(self) -> float | Timeouts | None:
-        """The limit of each mail, as it was given."""
-        return self._timeout
+        return self._calls.budget(self.timeout)
 
     @property
     def is_over(self) -> bool:
@@ -274,52 +268,11 @@ class Batch:
             return not_begun(index, mail, fault)
 
         def send(mail: Mail) -> SendResult:
-            return self._calls.perform(self._timeout, lambda held, budget: held.send_mail(mail, budget), mail)
+            return self._calls.perform(self.timeout, lambda held, budget: held.send_mail(mail, budget), mail)
 
         outcome = MailOutcome.of(index, mail, send)
         self.judge(outcome)
         return outcome
-
-    def _burst_alone(self, pulled: Iterator[tuple[int, Mail]]) -> Generator[MailOutcome, None, None]:
-        """BURST in the consumer's thread: the connection is back before the first outcome of a flight is there."""
-        train = Train(self, self._calls, lambda: next(pulled, None))
-        while (job := train.next() or next(pulled, None)) is not None:
-            fault = self._fault
-            if fault is not None:
-                yield not_begun(*job, fault)
-            else:
-                yield from self._flight(train, job)
-
-    def _flight(self, train: Train, job: tuple[int, Mail]) -> list[MailOutcome]:
-        """The outcomes of this mail and of those that share its flight."""
-        outcomes: list[MailOutcome] = []
-        stay, budget = train.stay, self.budget()
-
-        def carry(mail: Mail) -> SendResult:
-            if stay.connection is None:
-                stay.begin(budget, mail)
-            return train.carry(mail, budget)
-
-        def send(mail: Mail) -> SendResult:
-            result: SendResult = self._calls.around(lambda: carry(mail))
-            return result
-
-        try:
-            while True:
-                outcome = MailOutcome.of(*job, send)
-                if outcome.error is not None:
-                    stay.failed(outcome.error, job[1])
-                self.judge(outcome)
-                outcomes.append(outcome)
-                following = train.next_under_way()
-                if following is None:
-                    stay.end(budget.total, outcome.error)
-                    return outcomes
-                job = following
-        except BaseException as error:
-            stay.failed(error, job[1])
-            stay.end(budget.total, error)
-            raise
 
     def judge(self, outcome: MailOutcome) -> None:
         """SM7: is the service gone, rather than this mail refused?"""
@@ -348,56 +301,6 @@ class Batch:
         self._done.put(MailOutcome(index=index, mail=mail, error=error))
 
 
-class Train:
-    """The mails of one thread of a batch, some of them taken ahead, and its stays on connections.
-
-    `pull` gives a mail that is ready, or None. A mail that was taken ahead is the thread's own, whatever becomes of the
-    flight.
-    """
-
-    def __init__(self, batch: Batch, calls: Calls, pull: Callable[[], tuple[int, Mail] | None]) -> None:
-        self._batch = batch
-        self._pull = pull
-        self._ahead: deque[tuple[int, Mail]] = deque()
-        self.stay = Stay(calls, batch)
-
-    @property
-    def has_more(self) -> bool:
-        """True if mails were taken ahead."""
-        return bool(self._ahead)
-
-    def next(self) -> tuple[int, Mail] | None:
-        """The first mail that was taken ahead."""
-        return self._ahead.popleft() if self._ahead else None
-
-    def next_under_way(self) -> tuple[int, Mail] | None:
-        """The first mail that was taken ahead, if it is under way on this connection, or its outcome is there."""
-        return self._ahead.popleft() if self._ahead and self.stay.awaits(self._ahead[0][1]) else None
-
-    def goes_on(self) -> bool:
-        """True if the next mail is under way, or may be sent over the same connection."""
-        return (bool(self._ahead) and self.stay.awaits(self._ahead[0][1])) or self.stay.keeps()
-
-    def carry(self, mail: Mail, budget: Budget) -> SendResult:
-        """Send a mail over the connection of the stay."""
-        if self._batch.level <= Pipelining.GROUPED:
-            return self.stay.perform(lambda connection, budget: connection.send_mail(mail, budget), budget)
-        return self.stay.carry(mail, budget, self._batch.timeout, self._peek)
-
-    def _peek(self, place: int) -> Mail | None:
-        """The mail so many places behind the one in hand, if it is ready and may be announced (LV6)."""
-        batch, stay = self._batch, self.stay
-        if batch.is_over or batch.fault is not None or not stay.leads_on():
-            return None
-        while len(self._ahead) <= place:
-            job = self._pull()
-            if job is None:
-                return None
-            self._ahead.append(job)
-        mail = self._ahead[place][1]
-        return mail if stay.suits(mail) else None
-
-
 class _Worker(threading.Thread):
     """Sends mails of the batch until there are no more. It is its iterator's, not the pool's (D14).
 
@@ -411,7 +314,7 @@ class _Worker(threading.Thread):
         self._batch = batch
         self._context = contextvars.copy_context()  # the caller's: a new thread would begin with an empty one
         self._around = calls.around
-        self._train = Train(batch, calls, batch.take_ahead)
+        self._train = Train(batch, calls, batch.timeout, batch.take_ahead)
         self.stay = self._train.stay
 
     def run(self) -> None:
@@ -462,7 +365,7 @@ class _Worker(threading.Thread):
         """One mail, one outcome (SM6)."""
         stay, fault = self.stay, self._batch.fault
         if refusal is not None:
-            return _refused(index, mail, refusal)
+            return refused(index, mail, refusal)
         if fault is not None and not stay.has_outcome(mail):
             stay.end()
             return not_begun(index, mail, fault)
@@ -492,15 +395,3 @@ class _Worker(threading.Thread):
         connection = self.stay.connection
         if connection is not None:
             connection.abort()
-
-
-def not_begun(index: int, mail: Mail, fault: BaseException) -> MailOutcome:
-    """The fault of the batch as the outcome of a mail of which nothing was written."""
-    return _refused(index, mail, without_traceback(fault))
-
-
-def _refused(index: int, mail: Mail, error: BaseException) -> MailOutcome:
-    """The outcome of a mail that no connection was found for."""
-    if isinstance(error, SmtpError):
-        error.recipients = tuple(RecipientResult(given, Delivery.NOT_DELIVERED) for given in mail.recipients or ())
-    return MailOutcome(index=index, mail=mail, error=error)
