@@ -454,7 +454,7 @@ def test_I28_LE7_PO38_an_open_pool_does_not_hold_up_the_exit(left: str) -> None:
         class Connection:
             connection_id, usable, is_shutting_down, closing_reply = 1, True, False, None
             mails = nonmail = noops = 0
-            class capabilities: limits = {{}}
+            class capabilities: limits = {{}}; supports_pipelining = supports_chunking = True
             def is_quiet(self): return True
             def command(self, *_): return None
             def send_mail(self, *_): time.sleep(30)
