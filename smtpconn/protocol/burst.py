@@ -111,6 +111,8 @@ class Burst:
         entries = [entry for attempt in self.attempts for entry in (*attempt.envelope, *attempt.ends)]
         replies = [entry.reply for entry in entries if entry.reply is not None] + list(surplus)
         for attempt in self.attempts:
+            if not any(self.session.ledger.committed(entry) for entry in attempt.ends):
+                continue  # BU1: nobody can have taken it
             own = [entry.reply for entry in attempt.entries if entry.reply is not None]
             others: Sequence[Reply] = ()
             if attempt.answered:

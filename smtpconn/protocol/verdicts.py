@@ -138,8 +138,8 @@ class Verdicts:
         end = self._end_of(place)
         handed_over = end is not None and end.reply is None and self.session.ledger.committed(end)
         refused = self._refused_by(place)
-        if self.contaminated or (refused is not None and handed_over and is_refused(self.rset)):
-            return Delivery.UNKNOWN, self.ends[0].reply, END.stage  # maybe for an older envelope (BR17, BU3)
+        if self.contaminated or (refused is not None and handed_over and self._is_contradicted):
+            return Delivery.UNKNOWN, self._doubtful(place).reply, END.stage  # maybe for an older envelope (BR17, BU3)
         if refused is not None:
             return Delivery.NOT_DELIVERED, refused.reply, refused.kind.stage
         if end is None or (end.reply is None and (not handed_over or self._is_dismissed)):
@@ -152,6 +152,20 @@ class Verdicts:
     def _is_dismissed(self) -> bool:
         """BU2: the server said goodbye in front of this end of data, and ended: it takes commands in order."""
         return self.in_burst and self.session.ledger.farewell and self.ends[0].reply is None
+
+    def _doubtful(self, place: int) -> Entry:
+        """Whose reply is shown for a recipient in doubt: over LMTP never that of another recipient."""
+        if not self.session.is_lmtp or not self.accepted:
+            return self.ends[0]
+        return self.ends[self.accepted[place]] if place in self.accepted else self.rcpts[place]
+
+    @property
+    def _is_contradicted(self) -> bool:
+        """Refusals that prove nothing: RSET was refused, too, or a recipient accepted behind the refused MAIL.
+
+        The latter is no answer of a server that has no sender: a reply may be missing or one too many.
+        """
+        return is_refused(self.rset) or (is_refused(self.mail) and any(map(is_positive, self.rcpts)))
 
     def _refused_by(self, place: int) -> Entry | None:
         """The first entry whose refusal says that this recipient cannot have the mail."""

@@ -357,6 +357,7 @@ def test_PL8_a_burst_is_one_flight_and_the_first_mail_of_a_connection_has_no_res
             [GOOD, (DeliveryUnknownError, [UN])],
             id="BU3 with a refused RSET",
         ),
+        pytest.param(["550", "250"], [(DeliveryUnknownError, [UN])] * 2, id="BU3 a recipient behind a refused MAIL"),
         pytest.param([*["250"] * 7, "surplus", "250"], [GOOD, GOOD], id="BU4 one 250 too many"),
         pytest.param(
             ["250", "250", "451", *["250"] * 4, "surplus", "250"],
@@ -384,6 +385,27 @@ def test_BU1_to_BU4_what_each_mail_of_a_burst_gets(
     session = session_of(*LIMITS)
     _, outcomes = played(burst_of(session, 2), replies)
     assert kinds(outcomes) == expected
+
+
+def test_BU1_octets_that_came_in_front_of_a_burst_leave_nobody_in_doubt() -> None:
+    session = session_of(*LIMITS)
+    burst = burst_of(session, 2)
+    next(burst.flow())  # and nothing of it is written
+    session.ledger.garbled = True
+    assert kinds(burst.outcomes(ProtocolError("no reply"))) == [(ProtocolError, [ND])] * 2
+
+
+def test_over_LMTP_nobody_in_doubt_is_shown_the_reply_to_another() -> None:
+    """faults:G-T-4."""
+    session = session_of(*LIMITS, protocol="lmtp")
+    burst = burst_of(session, 1, recipients=3)
+    with pytest.raises(BrokenError):
+        Ahead(session, ["250", "250", "550", "250", "250"]).run(burst.flow())
+    session.ledger.garbled = True
+    (outcome,) = burst.outcomes(ProtocolError("no reply"))
+    assert kinds([outcome]) == [(DeliveryUnknownError, [UN] * 3)]
+    own = [entry.reply for entry in burst.results()]
+    assert [reply and reply.code for reply in own] == [250, 550, None]
 
 
 def test_BU2_a_farewell_and_the_end_directly_behind_it() -> None:
