@@ -7,6 +7,7 @@ octet of either direction, or fail any call of the client's. Nothing is judged h
 from __future__ import annotations
 
 import errno
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from smtpconn import (
     TlsMode,
     XOAuth2Auth,
     attempt_of,
+    chain,
 )
 from smtpconn.protocol import body
 from smtpconn.protocol.audit import AuditEvent
@@ -289,7 +291,8 @@ class Dialogue:
         line = Line(ReferenceServer(**self.server), secure=self.secure, **spoilt)
         played = Played(line, Trail(line), self.in_doubt)
         options: dict[str, Any] = {"tls_mode": TlsMode.NONE, **self.options}
-        body.CHUNK, usual = self.chunk, body.CHUNK
+        usual = body.CHUNK, chain.SLOW
+        body.CHUNK, chain.SLOW = self.chunk, math.inf  # a machine that pauses must not cut a burst in two
         try:
             played.connection = SmtpConnection.from_transport(
                 line, timeout=TIMEOUT, ehlo_domain="client.test", audit=played.audit, **options
@@ -300,7 +303,7 @@ class Dialogue:
         except BaseException as error:
             played.errors.append(error)
         finally:
-            body.CHUNK = usual
+            body.CHUNK, chain.SLOW = usual
         line.failing = _nothing
         if played.connection is not None:
             played.connection.close()
