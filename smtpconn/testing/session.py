@@ -342,8 +342,12 @@ class Session:
             self.violation("QUIT with an argument")
             self.emit(Decision(b"501 5.5.4 Syntax: QUIT\r\n"))
             return
-        decision = self.answer("QUIT", b"221 2.0.0 Bye\r\n")
-        if decision.octets.startswith(b"221"):
+        decision = self.decide("QUIT", b"221 2.0.0 Bye\r\n")
+        accepted = decision.octets.startswith(b"221")
+        if accepted:  # recorded before it is said: who has read the 221 may look at the record at once
+            self.record.closed_by = "QUIT"
+        self.emit(decision)
+        if accepted:
             self.wire.flush()
             raise SessionOver("QUIT")
 

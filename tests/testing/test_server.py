@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smtpconn.testing import DEFAULT_EXTENSIONS, LoopbackServer
+from smtpconn.testing.wire import Wire
 
 from .conftest import Dial
 
@@ -52,6 +54,26 @@ def test_a_session_remembers_its_dialogue_PT11(serve: Serve, dial: Dial) -> None
     dial(server).close()
     server.wait_for_connections(0, 5)
     assert server.sessions[1].closed_by == "client"
+
+
+def test_who_has_read_the_221_finds_QUIT_in_the_record_PT11(
+    serve: Serve, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held before it closes the connection, the session has long written down how it ended."""
+    read, close = threading.Event(), Wire.close
+
+    def held(wire: Wire, **how: Any) -> None:
+        read.wait(10)
+        close(wire, **how)
+
+    monkeypatch.setattr(Wire, "close", held)
+    server = serve()
+    talk = dial(server)
+    try:
+        assert talk.ask("QUIT") == "221 2.0.0 Bye"
+        assert server.sessions[0].closed_by == "QUIT"
+    finally:
+        read.set()
 
 
 def test_the_default_extensions_are_those_of_PT1(serve: Serve, dial: Dial) -> None:
