@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smtpconn.protocol.errors import Delivery, summary
+from smtpconn.protocol.errors import Delivery, SmtpError, summary
 from smtpconn.protocol.result import RecipientResult
 
 _ATTRIBUTE = "_smtpconn_attempt"
@@ -47,6 +47,14 @@ def attempt_of(error: BaseException) -> AttemptVerdict | None:
     """What became of the mail that this exception cut off, or None if it cut off none."""
     found = getattr(error, _ATTRIBUTE, None)
     return found if isinstance(found, AttemptVerdict) else None
+
+
+def recipients_of(error: BaseException) -> tuple[RecipientResult, ...]:
+    """The verdicts that an exception carries, ours or foreign; empty if it cut off no mail."""
+    if isinstance(error, SmtpError):
+        return error.recipients
+    verdict = attempt_of(error)
+    return () if verdict is None else verdict.recipients
 
 
 def attach(

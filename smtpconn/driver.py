@@ -203,15 +203,19 @@ class Driver:
         return taken
 
     def _write_failed(self, step: Step, error: OSError, deadline: Deadline) -> NoReturn:
-        """BR16: the peer may have said why before it closed. One short read, attached to the error."""
+        """BR16: the peer may have said why before it closed. One short read, its last word attached to the error."""
         session = self.session
-        kind = session.ledger.owed[0].kind if session.ledger.owed else BODY
-        reply: Reply | None = None
+        kinds = [entry.kind for entry in session.ledger.owed] or [BODY]
+        kind, reply = kinds[0], None
         if not session.ledger.in_doubt:  # otherwise what comes is the final reply of a mail, and is read as such
             with contextlib.suppress(OSError, MalformedReplyError):  # the failed write is the error
                 left = deadline.within(LISTEN).remaining()
                 session.parser.feed(self.transport.recv(RECEIVE, left))
-                reply = self._next_reply(kind)
+                for answered in kinds:  # in a group, the replies in front of the last one say nothing of the end
+                    following = self._next_reply(answered)
+                    if following is None:
+                        break
+                    kind, reply = answered, following
         if _is_ours(error) and not (reply is not None and reply.code in (421, 221)):
             raise _timed_out(step.doing, reply) from error
         raise judging.lost_in_writing(session, kind, step.doing, error, reply) from error

@@ -229,17 +229,17 @@ class SocketTransport(_Base):
         """See `Transport.start_tls`. After a failure the socket is closed."""
         at = moment(timeout)
         self._check_open()
+        wrapped: ssl.SSLSocket | None = None
         try:
             server_name = _name_to_verify(config, self._host)
             wrapped = _wrap(ssl_context(config), self._sock, server_name, self.peer)
-        except BaseException:
-            self.close()
-            raise
-        self._gone = _REPLACED
-        try:
+            self._gone = _REPLACED
             retry(wrapped.do_handshake, wrapped.fileno, READ, at)
             return TlsTransport(wrapped, self.peer, server_name)
         except BaseException as error:
+            if wrapped is None:
+                self.close()
+                raise
             wrapped.close()
             if isinstance(error, OSError):
                 raise _handshake_failure(error, config, server_name, self.peer) from error

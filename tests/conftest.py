@@ -11,6 +11,8 @@ import pytest
 
 from smtpconn.testing import LoopbackServer, TestAuthority
 
+from .cell_report import CELLS
+
 # A shell starts what it puts into the background with SIGINT ignored, and programs that tests start and interrupt would
 # inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,3 +48,11 @@ def no_threads_left() -> Iterator[None]:
     yield
     gc.collect()
     assert set(threading.enumerate()) <= before
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The cell report, where cells were played."""
+    if CELLS.runs:
+        terminalreporter.section("fault cells")
+        for line in CELLS.lines():
+            terminalreporter.write_line(line)

@@ -247,6 +247,40 @@ def test_BR16_what_the_server_said_before_it_closed_is_attached(
 
 
 @pytest.mark.parametrize(
+    ("said", "error", "code"),
+    [
+        (b"250 ok\r\n421 bye\r\n", ServiceUnavailableError, 421),
+        (b"250 ok\r\n221 bye\r\n", ServiceUnavailableError, 221),
+        (b"250 ok\r\n452 full\r\n", ConnectionLostError, 452),
+        (b"250 ok\r\n25", ConnectionLostError, 250),
+        (b"421 bye\r\n", ServiceUnavailableError, 421),
+    ],
+)
+def test_BR16_of_what_the_server_said_to_several_commands_the_last_word_is_attached(
+    said: bytes, error: type[SmtpError], code: int
+) -> None:
+    """faults:B7/surplus (PS): the first chunk's reply says nothing of why the second one could not be written."""
+
+    class Refusing(ScriptedTransport):
+        def send(self, data: bytes | bytearray | memoryview, timeout: float | None) -> int:
+            if len(self.written) >= 100_000:
+                self.push(said)
+                raise BrokenPipeError(32, "gone")
+            return super().send(data, timeout)
+
+    made = Rig(Refusing([(), OK, OK], release="line", when_dry="silence"))
+    made.send([b"z" * 16_382 + b"\r\n"] * 12, chunking=True)
+    assert type(made.error) is error
+    assert isinstance(made.error, SmtpError)
+    assert made.error.stage == "BDAT"
+    assert made.error.reply is not None
+    assert made.error.reply.code == code
+    assert not made.error._unanswered
+    assert made.verdicts == [ND]
+    made.assert_dead()
+
+
+@pytest.mark.parametrize(
     ("mail_reply", "said", "unanswered"),
     [
         ((), (), True),

@@ -28,6 +28,7 @@ from smtpconn import (
     TransientReplyError,
 )
 
+from .cell_report import CELLS
 from .reference_dialogues import ADDRESSES, Dialogue, Played, Spoilt, judge, mail, settled
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
@@ -242,6 +243,11 @@ def test_every_cell_of_a_prefetched_flight_is_played() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_the_cell(case: Case) -> None:
+    with CELLS.run(case.stage, case.fault):
+        _judge(case)
+
+
+def _judge(case: Case) -> None:
     played = play(case)
     judge(played)
     if case.fault == "async-exc":

@@ -27,6 +27,7 @@ from smtpconn import (
     TransientReplyError,
 )
 
+from .cell_report import CELLS
 from .reference_dialogues import ADDRESSES, Dialogue, Played, Spoilt, judge, mail, settled
 from .test_faults_ahead import OVERSIZE, TSV
 
@@ -193,6 +194,11 @@ def _expected(case: Case) -> list[tuple[type[SmtpError] | None, list[Delivery]]]
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_the_cell(case: Case) -> None:
+    with CELLS.run(case.stage, case.fault):
+        _judge(case)
+
+
+def _judge(case: Case) -> None:
     played = play(case)
     judge(played)
     outcomes = [outcome for outcome in played.outcomes if outcome.name != "last"]

@@ -41,6 +41,7 @@ from smtpconn import (
 from smtpconn.deadline import Budget
 from smtpconn.testing import EOF, RESET, SILENCE, TLS, ScriptedTransport, Wait
 
+from .cell_report import CELLS as REPORT
 from .protocol.dialogue import rendered
 from .protocol.test_session import forms_of
 from .test_feature_rows import BYE, GREETING, OK, hello, names
@@ -180,6 +181,11 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedTransport]:
 
 @pytest.mark.parametrize(("stage", "fault", "code"), CELLS)
 def test_faults_A4_to_A9(stage: Stage, fault: str, code: str, clocked: list[ScriptedTransport]) -> None:
+    with REPORT.run(stage.row, fault):
+        _open_into(stage, fault, code, clocked)
+
+
+def _open_into(stage: Stage, fault: str, code: str, clocked: list[ScriptedTransport]) -> None:
     for said in shapes(fault, stage):
         if code == "H5" and stage.protocol == "smtp":
             continue  # a HELO may follow: below
@@ -221,6 +227,11 @@ def test_faults_A4_to_A9(stage: Stage, fault: str, code: str, clocked: list[Scri
 def test_faults_A5_to_A9_write_fail_DX(name: str, failure: Any, clocked: list[ScriptedTransport]) -> None:
     """In the command of the stage: before its first octet, in its middle, before its last one."""
     stage = STAGES[name]
+    with REPORT.run(stage.row, "write-fail"):
+        _write_into(stage, failure, clocked)
+
+
+def _write_into(stage: Stage, failure: Any, clocked: list[ScriptedTransport]) -> None:
     line = stage.written.splitlines(keepends=True)[-1]
     for taken in (0, 1, len(line) // 2, len(line) - 1):
         accept = len(stage.written) - len(line) + taken
@@ -280,6 +291,14 @@ def test_every_cell_of_the_stages_is_met() -> None:
     assert {"A4 greeting", "A5 EHLO/LHLO", "A6 STARTTLS cmd", "A8 EHLO after TLS", "A9 AUTH, any step"} == rows
 
 
+def planned() -> Iterator[tuple[str, str]]:
+    """(stage, fault) of every run that the cell report counts: one for all shapes of a fault."""
+    for _, fault, stage in ((param.id, param.values[1], param.values[0]) for param in (*CELLS, *C4_CELLS)):
+        yield (stage.row if isinstance(stage, Stage) else C4.row), str(fault)
+    for name in STAGES:
+        yield from [(STAGES[name].row, "write-fail")] * (3 if name != "A4" else 0)
+
+
 # --- C4: the verbs that are no mail ---
 
 C4 = Stage("C4 VRFY EXPN HELP NOOP re-EHLO", [GREETING, hello()], OK, EHLO, "")
@@ -294,6 +313,11 @@ C4_CELLS = [
 
 @pytest.mark.parametrize(("verb", "fault", "code"), C4_CELLS)
 def test_faults_C4(verb: str, fault: str, code: str, clocked: list[ScriptedTransport]) -> None:
+    with REPORT.run(C4.row, fault):
+        _ask_into(verb, fault, code, clocked)
+
+
+def _ask_into(verb: str, fault: str, code: str, clocked: list[ScriptedTransport]) -> None:
     for said in shapes(fault, C4):
         if fault == "oversize" and verb in ("expn", "help") and len(said) < 5_000:
             continue  # a listing may be long

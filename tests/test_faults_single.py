@@ -27,6 +27,7 @@ from smtpconn.protocol.errors import (
     TransientReplyError,
 )
 
+from .cell_report import CELLS
 from .single_faults import TIMEOUT, Case, Played, cases, cells, play, second_mail
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
@@ -232,7 +233,7 @@ JUDGES = {
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_the_cell(case: Case) -> None:
-    with closing(play(case)) as played:
+    with CELLS.run(case.stage, case.fault), closing(play(case)) as played:
         JUDGES[case.code](played)
         assert len(played.recipients) == case.count
 

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import os
 import select
 import signal
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -1092,3 +1095,33 @@ def test_the_transports_satisfy_the_protocol(linked: TlsServer, pair: tuple[Sock
     both: list[Transport] = [pair[0], linked.ours]
     assert [each.secure for each in both] == [False, True]
     assert [each.tls is None for each in both] == [True, False]
+
+
+@pytest.mark.parametrize("line", ["self._gone = _REPLACED", "retry(wrapped.do_handshake"])
+def test_KI_an_interrupt_behind_the_wrapping_leaves_no_socket_open(line: str, config: TlsConfig) -> None:
+    """faults:A3/async-exc, A7/async-exc: the descriptor belongs to the TLS socket then, which nobody else knows."""
+    source, first = inspect.getsourcelines(SocketTransport.start_tls)
+    at = first + next(number for number, text in enumerate(source) if line in text)
+
+    def trace(frame: types.FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not SocketTransport.start_tls.__code__:
+            return None
+        if event == "line" and frame.f_lineno == at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport = SocketTransport.over(ours, host="localhost")
+        number = ours.fileno()
+        before = sys.gettrace()
+        try:
+            sys.settrace(trace)
+            with pytest.raises(KeyboardInterrupt):
+                transport.start_tls(config, 1.0)
+        finally:
+            sys.settrace(before)
+        transport.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)

@@ -218,7 +218,7 @@ class Stay:
             # A mail that was settled stays so, whatever interrupts the return of its connection (D5, I24).
             attempts.attach(error, "pool", tuple(self._settled) if self._settled else cut_off)
         if self.claim is not None and self._settled is None:
-            self._supply.note_verdicts(self.claim, getattr(error, "recipients", ()))
+            self._supply.note_verdicts(self.claim, attempts.recipients_of(error))
 
     def end(self, rest: Deadline | None = None, error: BaseException | None = None) -> None:
         """Return the connection, if there is one; idempotent. `rest`: what a QUIT may use at most."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, NoReturn
 
+from smtpconn import attempts
 from smtpconn.connection import Message, Recipients
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.opening import CredentialsSource, concealed
@@ -105,8 +106,8 @@ class Lease:
             result = getattr(connection, name)(*arguments, timeout=limit, **keywords)
             self._note(getattr(result, "recipients", ()))
             return result
-        except Exception as error:
-            self._note(getattr(error, "recipients", ()))
+        except BaseException as error:
+            self._note(attempts.recipients_of(error))
             raise
         finally:
             with self._lock: self._active -= 1

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-__all__ = ["KINDS", "STAGES", "Decision", "Rule", "RuleBook"]
+__all__ = ["KINDS", "STAGES", "Decision", "Rule", "RuleBook", "unasked"]
 
 STAGES = (
     "connect", "tls", "greeting", "EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "body", "BDAT",
@@ -27,8 +27,9 @@ KINDS = (*_BASE_KINDS, *(f"{kind}-unbooked" for kind in _BASE_KINDS if kind not 
 _WITHOUT_REPLY = ("connect", "tls", "body")
 _KINDS_WITHOUT_REPLY = {
     "connect": ("RST", "EOF", "silence"),
-    "tls": ("RST", "EOF", "silence", "drip", "malformed", "alert", "cut-reply"),
-    "body": ("RST", "EOF", "EOF-ragged", "silence", "421", "4yz", "5yz", "malformed", "surplus"),
+    "tls": ("RST", "EOF", "silence", "drip", "malformed", "alert", "oversize", "cut-reply"),
+    "body": (*_ENDINGS, "421", "221", "4yz", "5yz", "wrong-class", "malformed", "oversize", "surplus", "cut-reply",
+             "cut-reply-RST"),
 }
 _RANDOM_STAGES = frozenset(("MAIL", "RCPT", "DATA", "body", "BDAT", "end of data", "RSET", "NOOP"))
 _RANDOM_KINDS = ("RST", "EOF", "421", "4yz", "5yz", "malformed", "surplus", "cut-reply")
@@ -47,7 +48,8 @@ class Decision:
 
     def __init__(self, octets: bytes, positive: bool | None = None, ending: str = "") -> None:
         self.octets = octets
-        self.positive = octets[:1] in (b"2", b"3") if positive is None else positive
+        # 221 outside QUIT is a farewell, as 421 is: whoever says it takes nothing.
+        self.positive = (octets[:1] in (b"2", b"3") and octets[:3] != b"221") if positive is None else positive
         self.ending = ending
 
     @property
@@ -167,15 +169,36 @@ def reply_octets(text: str | bytes) -> bytes:
     return "".join(line + "\r\n" for line in text.splitlines()).encode()
 
 
-def random_kind(generator: random.Random, rate: float, stage: str) -> str | None:
+def random_kind(
+    generator: random.Random, rate: float, stage: str, drawn: Collection[str] | None = None
+) -> str | None:
     """Draw a fault for one reply at `stage`: None with probability 1 - rate."""
     if stage not in _RANDOM_STAGES or generator.random() >= rate:
         return None
     kinds = _KINDS_WITHOUT_REPLY.get(stage)
-    kind = generator.choice([k for k in _RANDOM_KINDS if kinds is None or k in kinds])
+    kind = generator.choice([k for k in drawn or _RANDOM_KINDS if kinds is None or k in kinds])
     if stage == "end of data" and kind in ("RST", "EOF") and generator.random() < 0.5:
         return kind + "-unbooked"
     return kind
+
+
+def unasked(kind: str) -> Decision:
+    """What a fault at `body` says though nobody asked, and how the connection ends then."""
+    if kind in _ENDINGS:
+        return Decision(b"", ending=kind)
+    octets = {
+        "421": b"421 4.3.2 Closing on demand\r\n",
+        "221": b"221 2.0.0 Closing on demand\r\n",
+        "4yz": b"451 4.3.0 Refused on demand\r\n",
+        "5yz": b"554 5.3.0 Refused on demand\r\n",
+        "wrong-class": b"354 Wrong class on demand\r\n",
+        "malformed": b"xyz malformed\r\n",
+        "cut-reply": b"451 4.3.0 Refu",
+        "cut-reply-RST": b"451 4.3.0 Refu",
+        "surplus": b"250 2.0.0 Nobody asked\r\n",
+    }
+    ending = {"surplus": "", "cut-reply-RST": "RST"}.get(kind, "EOF")
+    return Decision(_oversize() if kind == "oversize" else octets[kind], ending=ending)
 
 
 def _ordinals(nth: int | Collection[int] | None) -> Collection[int] | None:

@@ -25,6 +25,8 @@ def spoil(sock: socket.socket, kind: str, context: Callable[[], ssl.SSLContext])
         sock.sendall(b"\x15\x03\x03\x00\x02\x02\x28")  # fatal handshake_failure
     elif kind == "cut-reply":
         sock.sendall(_half_server_hello(context(), client_hello))
+    elif kind == "oversize":
+        sock.sendall(b"\x16\x03\x03\xff\xff" + bytes(0xFFFF))  # RFC 8446 section 5.1 allows 2^14 octets and 256 more
     elif kind == "drip":
         sock.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB that never fills
     return kind if kind in ("RST", "EOF", "silence", "drip") else "EOF"

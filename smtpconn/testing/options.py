@@ -71,7 +71,9 @@ class ServerOptions:
             "line", "octet".
         rtt: seconds before a flight is answered.
         seed: of everything random: SCRAM salt and nonce, `fault_rate`.
-        fault_rate: probability of a fault at each reply of a transaction.
+        fault_rate: probability of a fault at each reply of a transaction; none behind a surplus on the same
+            connection, because a reply too many and one that is missing would hide each other from any client.
+        fault_kinds: what `fault_rate` draws from; None: RST, EOF, 421, 4yz, 5yz, malformed, surplus, cut-reply.
         keep: True keeps all mails, a number the latest so many. The ledger is always whole.
         socket_buffer: octets of the kernel's buffers of a connection; None: the system's choice.
         quirks: misbehaviour of real servers, keys of `QUIRKS`.
@@ -106,6 +108,7 @@ class ServerOptions:
     rtt: float = 0.0
     seed: int = 0
     fault_rate: float = 0.0
+    fault_kinds: Sequence[str] | None = None
     keep: bool | int = True
     socket_buffer: int | None = None
     quirks: Collection[str] = ()

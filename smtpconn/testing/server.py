@@ -268,7 +268,7 @@ class LoopbackServer(ServerOptions):
         self._site.refused.clear()
         self._site.refused_finally.clear()
 
-    def close_idle(self, reply: str | None = None) -> int:
+    def close_idle(self, reply: str | bytes | None = None) -> int:
         """Close every connection that waits for a command outside a transaction, with this last word if any.
 
         Returns how many. Their clients can read the end of the stream as soon as this returns.

@@ -63,6 +63,7 @@ class Session:
         self.quirks = frozenset(self.options.quirks)
         self.random = random.Random(f"{self.options.seed}:{record.index}")  # noqa: S311 - repeatable on purpose
         self.transaction = Transaction(self)
+        self._out_of_step = False  # a random fault has said a reply too many
         self._line_limit = None if site.books.keeps_everything else 200
 
     # -- the whole connection
@@ -184,10 +185,18 @@ class Session:
         if rule is not None:
             return rule.decide(stage, default)
         if self.options.fault_rate:
-            kind = random_kind(self.random, self.options.fault_rate, stage)
+            kind = self.draw(stage)
             if kind is not None:
                 return Rule(stage, kind=kind).decide(stage, default)
         return Decision(default, ending="EOF" if closing else "")
+
+    def draw(self, stage: str) -> str | None:
+        """A fault at random, or None."""
+        if self._out_of_step:
+            return None
+        kind = random_kind(self.random, self.options.fault_rate, stage, self.options.fault_kinds)
+        self._out_of_step = kind == "surplus"
+        return kind
 
     def emit(self, decision: Decision) -> None:
         """Carry a decision out."""
@@ -212,7 +221,10 @@ class Session:
                 self.wire.drain()
             raise SessionOver("client")
         if ending == "drip":
-            self.wire.drip(DRIP_INTERVAL)
+            if in_body:
+                self.wire.sip(DRIP_INTERVAL)
+            else:
+                self.wire.drip(DRIP_INTERVAL)
             raise SessionOver("client")
         self.wire.close(reset=ending == "RST", ragged=ending == "EOF-ragged", linger=0.25 if in_body else 0.0)
         raise SessionOver("server")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .captured import CapturedMail
 from .content import objections, unstuff
 from .envelope import EnvelopeError, parse_forward_path, parse_reverse_path
-from .faults import Decision, random_kind, reply_octets
+from .faults import Decision, reply_octets, unasked
 from .wire import SessionOver
 
 if TYPE_CHECKING:
@@ -230,10 +230,15 @@ class Transaction:
             if last:
                 self._finish(b"".join(self._chunks), "BDAT")
                 return
-        decision = session.decide("end of data" if last else "BDAT", refusal or b"250 2.0.0 %d octets\r\n" % size)
-        if not decision.positive:
-            self._chunk_failed = True
-        session.emit(decision)
+        stage, reply = "end of data" if last else "BDAT", refusal or b"250 2.0.0 %d octets\r\n" % size
+        # LMTP: whatever is said to the last chunk is said once for each recipient (RFC 2033 section 4.2)
+        each: list[str | None] = [None]
+        if last and session.options.protocol == "lmtp" and self._recipients:
+            each = [*self._recipients]
+        for decision in [session.decide(stage, reply, recipient) for recipient in each]:
+            if not decision.positive:
+                self._chunk_failed = True
+            session.emit(decision)
 
     def _refuse_chunk(self, size: int) -> bytes:
         limit = self._session.options.size_limit
@@ -370,7 +375,7 @@ class Transaction:
         if rule is not None:
             return rule.kind, rule.after
         if session.options.fault_rate:
-            kind = random_kind(session.random, session.options.fault_rate, "body")
+            kind = session.draw("body")
             if kind is not None:
                 return kind, 0
         return None
@@ -378,19 +383,12 @@ class Transaction:
     def _strike(self, kind: str) -> None:
         """Do what a fault at stage `body` asks for; returns if the body goes on."""
         session = self._session
-        if kind == "surplus":
-            session.wire.queue(b"250 2.0.0 Nobody asked\r\n")
+        decision = unasked(kind)
+        if decision.octets:
+            session.wire.queue(decision.octets)
             session.wire.flush()
-            return
-        reply = {
-            "421": b"421 4.3.2 Closing on demand\r\n",
-            "4yz": b"451 4.3.0 Refused on demand\r\n",
-            "5yz": b"554 5.3.0 Refused on demand\r\n",
-            "malformed": b"xyz malformed\r\n",
-        }.get(kind)
-        if reply is not None:
-            session.wire.queue(reply)
-        session.end("EOF" if reply is not None else kind, in_body=True)
+        if decision.ending:
+            session.end(decision.ending, in_body=True)
 
 
 def _booked_text(decision: Decision) -> str:

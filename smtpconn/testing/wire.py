@@ -332,6 +332,13 @@ class Wire:
                     if self.stopping.wait(interval):
                         return
 
+    def sip(self, interval: float) -> None:
+        """Read an octet each `interval` seconds until the client closes or the server stops."""
+        with contextlib.suppress(OSError):
+            while not self.hung_up and self.sock.recv(1):
+                if self.stopping.wait(interval):
+                    return
+
     def kill(self, *, reset: bool = False) -> None:
         """End the connection from another thread; its session notices at once."""
         with self.lock:

@@ -219,7 +219,10 @@ def test_the_greeting_is_an_option(serve: Serve, dial: Dial, greeting: str) -> N
 
 
 @pytest.mark.parametrize("verb", ["DATA", "BDAT"])
-@pytest.mark.parametrize(("kind", "first"), [("421", b"421"), ("5yz", b"554"), ("EOF", b""), ("malformed", b"xyz")])
+@pytest.mark.parametrize(("kind", "first"), [
+    ("421", b"421"), ("221", b"221"), ("5yz", b"554"), ("EOF", b""), ("malformed", b"xyz"), ("wrong-class", b"354"),
+    ("oversize", b"250"), ("cut-reply", b"451"),
+])  # fmt: skip
 def test_the_body_is_cut_by_the_server_B4(serve: Serve, dial: Dial, verb: str, kind: str, first: bytes) -> None:
     server = serve()
     server.fault("body", kind, after=1000)
@@ -244,6 +247,47 @@ def test_silence_in_the_body_stops_reading(serve: Serve, dial: Dial) -> None:
         talk.say(b"x" * (32 << 20))
     server.stop()
     assert server.connections_now == 0
+
+
+def test_a_body_that_is_sipped_is_never_read_to_its_end(serve: Serve, dial: Dial) -> None:
+    server = serve(socket_buffer=4096)
+    server.fault("body", "drip")
+    talk = dial(server)
+    talk.flight("MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA")
+    talk.sock.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        talk.say(b"x" * (32 << 20))
+    server.stop()
+    assert (server.connections_now, server.received) == (0, 0)
+
+
+@pytest.mark.parametrize(("text", "booked"), [("221 bye", 0), ("421 bye", 0), ("299 odd", 1)])
+def test_a_farewell_to_the_end_of_data_books_nothing_BR2(serve: Serve, dial: Dial, text: str, booked: int) -> None:
+    server = serve()
+    server.reply("end of data", text, close=False)
+    talk = dial(server)
+    talk.flight("MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "DATA")
+    assert talk.codes("x", ".", replies=1) == [text[:3]]
+    assert server.received == booked
+
+
+def test_in_lmtp_a_refused_last_chunk_is_answered_once_for_each_recipient(serve: Serve, dial: Dial) -> None:
+    """A chunk was refused, or RSET: what follows is refused, too, and a client counts replies (RFC 2033 section 4.2)."""
+    server = serve(protocol="lmtp")
+    server.reply("BDAT", "451 no", nth=1)
+    talk = dial(server)
+    talk.flight("MAIL FROM:<a@x.test>", "RCPT TO:<b@x.test>", "RCPT TO:<c@x.test>")
+    talk.say(b"BDAT 3\r\nx\r\nBDAT 0 LAST\r\nNOOP\r\n")
+    assert [talk.reply()[:3] for _ in range(4)] == ["451", "503", "503", "250"]
+
+
+def test_behind_a_random_surplus_a_connection_has_no_other_fault(serve: Serve, dial: Dial) -> None:
+    server = serve(fault_rate=1.0, fault_kinds=["surplus"])
+    talk = dial(server)
+    assert talk.codes("NOOP", replies=2) == ["250", "250"]
+    for _ in range(5):
+        assert talk.codes("NOOP", replies=1) == ["250"]
+    assert dial(server).codes("NOOP", replies=2) == ["250", "250"]
 
 
 def test_a_stray_reply_in_the_body_and_the_mail_goes_on(serve: Serve, dial: Dial) -> None:

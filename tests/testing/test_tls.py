@@ -158,6 +158,7 @@ def test_files_of_the_authority_are_private_and_vanish_PT4() -> None:
         ("cut-reply", ssl.SSLError),
         ("malformed", ssl.SSLError),
         ("alert", ssl.SSLError),
+        ("oversize", ssl.SSLError),
         ("silence", TimeoutError),
         ("drip", TimeoutError),
     ],
