@@ -272,7 +272,7 @@ def test_a_farewell_to_the_end_of_data_books_nothing_BR2(serve: Serve, dial: Dia
 
 
 def test_in_lmtp_a_refused_last_chunk_is_answered_once_for_each_recipient(serve: Serve, dial: Dial) -> None:
-    """A chunk was refused, or RSET: what follows is refused, too, and a client counts replies (RFC 2033 section 4.2)."""
+    """A chunk was refused, or RSET: what follows is refused, too; a client counts replies (RFC 2033 section 4.2)."""
     server = serve(protocol="lmtp")
     server.reply("BDAT", "451 no", nth=1)
     talk = dial(server)
