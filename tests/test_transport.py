@@ -697,9 +697,9 @@ def test_A3_whatever_is_no_handshake_is_a_tls_error_and_the_socket_is_closed(
     config: TlsConfig, octets: bytes, text: str
 ) -> None:
     def until_end(sock: socket.socket) -> None:
-        sock.shutdown(socket.SHUT_WR)
         rest = b""
-        with contextlib.suppress(ConnectionError):  # closed with our octets unread: RST
+        with contextlib.suppress(OSError):  # closed with our octets unread: RST, perhaps before we are done
+            sock.shutdown(socket.SHUT_WR)
             while more := sock.recv(65_536):
                 rest += more
         assert rest[:1] in (b"", b"\x15")  # F16: at most an alert, never SMTP
