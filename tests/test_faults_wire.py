@@ -5,17 +5,16 @@ Each cell of `faults.tsv` x {DATA, BDAT, LMTP DATA, LMTP BDAT} x {OFF, GROUPED} 
 of every recipient, by code and against the server's ledger, `retry_safe`, `permanent`, the fate of the connection, the
 counters of the pool, that the slot is there for the next mail, and that a call which must time out does within 50 ms.
 
-A plain run plays a fixed quarter of the product, in which each cell meets each setting; SMTPCONN_FAULTS=all, as in `tox
--e faults`, plays all of it. On a machine that pauses, a time-out that came before the fault is no run of the cell and
+A plain run plays a fixed share of the product, in which each cell is met and, over all cells, each setting; see
+`thoroughness`. On a machine that pauses, a time-out that came before the fault is no run of the cell and
 is repeated with a longer deadline; a late one is repeated, and counts as late if it is four times.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -37,13 +36,22 @@ from smtpconn.testing import TestAuthority
 
 from .cell_report import CELLS
 from .single_faults import cells
-from .wire_faults import SLACK, Run, Stand, WireCase, nothing_left, share, wire_cases
+from .thoroughness import share
+from .wire_faults import SLACK, Run, Stand, WireCase, nothing_left, wire_cases
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
-_WHOLE = os.environ.get("SMTPCONN_FAULTS") == "all"
 _THREADS = 6  # of runs that wait for their time-outs
+
+
+def _by_cell(wires: Iterable[WireCase]) -> Iterable[list[WireCase]]:
+    found: dict[tuple[str, str], list[WireCase]] = defaultdict(list)
+    for wire in wires:
+        found[wire.case.stage, wire.case.fault].append(wire)
+    return found.values()
+
+
 ALL = list(wire_cases())
-PLAYED = ALL if _WHOLE else share(ALL, 4)
+PLAYED = [wire for place, of_cell in enumerate(_by_cell(ALL)) for wire in share(of_cell, 17, place)]
 CAUSES: dict[str, type[SmtpError]] = {
     **dict.fromkeys(("RST", "EOF", "cut-reply"), ConnectionLostError),
     **dict.fromkeys(("silence", "drip"), SmtpTimeoutError),
@@ -65,11 +73,12 @@ SERIES = dict(series())
 
 
 def test_every_cell_is_played_in_every_setting_that_has_a_meaning() -> None:
-    assert {(wire.case.stage, wire.case.fault) for wire in PLAYED} == set(cells())
     settings = set(itertools.product((None, "implicit"), (False, True)))
     for cell in cells():
-        met = {(w.tls, w.reused) for w in PLAYED if (w.case.stage, w.case.fault) == cell}
+        met = {(w.tls, w.reused) for w in ALL if (w.case.stage, w.case.fault) == cell}
         assert met == settings, cell
+    assert {(wire.case.stage, wire.case.fault) for wire in PLAYED} == set(cells())
+    assert {(wire.tls, wire.reused) for wire in PLAYED} == settings
     for other in ("smtp", "lmtp"):
         assert {w.case.level for w in PLAYED if w.case.protocol == other} == {Pipelining.OFF, Pipelining.GROUPED}
         assert {w.case.count for w in PLAYED if w.case.protocol == other} == {1, 3}

@@ -93,11 +93,6 @@ def wire_cases() -> Iterator[WireCase]:
             yield WireCase(case, tls, reused, booked)
 
 
-def share(cases_: list[WireCase], parts: int) -> list[WireCase]:
-    """A fixed part of the product: of each case its settings in turn, so that every cell meets each of them."""
-    return [case for place, case in enumerate(cases_) if (place + place // 4) % parts == 0]
-
-
 # --- one run ---
 
 
