@@ -57,6 +57,8 @@ from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
 from smtpconn.transport import Transport
 from smtpconn.url import ParsedUrl
 
+_LEAVING = Timeouts().quit  # seconds
+
 Timeout = float | Timeouts
 Message = bytes | bytearray | memoryview | BinaryFile | Iterable[bytes]
 Recipients = Iterable[str | ForwardPath | Recipient]
@@ -594,7 +596,7 @@ class SmtpConnection(Sending):
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        limit = Budget(Deadline.after(Timeouts().quit), None, 0.0)
+        limit = Budget(Deadline.after(_LEAVING), None, 0.0)
         self.leave(limit)
 
     def __reduce__(self) -> Any:

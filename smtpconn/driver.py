@@ -25,7 +25,7 @@ from smtpconn.protocol.errors import (
 )
 from smtpconn.protocol.flow import Flow, Result, Step
 from smtpconn.protocol.judging import Observer
-from smtpconn.protocol.ledger import BODY, Kind
+from smtpconn.protocol.ledger import BODY, Entry, Kind
 from smtpconn.protocol.reply import MalformedReplyError, Reply
 from smtpconn.protocol.session import Session, SessionState
 from smtpconn.transport import Transport
@@ -112,19 +112,21 @@ class Driver:
         if step.droppable and not budget.leaves_reserve():
             self._spared = _no_time_left()
             raise self._spared
+        exchange = self._exchange_ahead if step.ahead else self._exchange
         if self._heard is None:
-            return self._exchange(step, budget)
+            return exchange(step, budget)
         try:
-            return self._exchange(step, budget)
+            return exchange(step, budget)
         finally:
             # Not before all of the flight is settled: a handler that blocks must not use up the time of a final reply.
             heard, self._heard = self._heard, []
             self.journal.heard(heard)
 
     def _exchange(self, step: Step, budget: Budget) -> Sequence[Reply]:
-        if not step.ahead:
-            self._write(step, budget)
-            return self._read(step, budget)
+        self._write(step, budget)
+        return self._read(step, budget)
+
+    def _exchange_ahead(self, step: Step, budget: Budget) -> Sequence[Reply]:
         try:
             self._write(step, budget)
         except SmtpError:
@@ -140,26 +142,32 @@ class Driver:
             raise
 
     def _read(self, step: Step, budget: Budget) -> Sequence[Reply]:
-        owed = self.session.ledger.owed
-        count = judging.owed_to(self.session, step)
+        session = self.session
+        owed = session.ledger.owed
+        count = judging.owed_to(session, step)
         commits = count == len(owed) and any(entry.end is not None for entry in owed)
-        room = judging.room_for(count)
+        room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
-        for _ in range(count):
-            reply = self._settle(budget, room if count > 1 else None)
-            room -= len(reply.raw)
+        while len(replies) < count:
+            entry = session.ledger.head()
+            reply = self._parsed(entry.kind) or self._awaited(entry, budget)
+            judging.settle(session, reply, room, self.observe)
+            if room is not None:
+                room -= len(reply.raw)
             replies.append(reply)
         if commits:
-            with contextlib.suppress(OSError):  # what ends the connection now changes no verdict
+            try:  # noqa: SIM105  # once for each mail, and suppress() costs as much as the look
                 self._take_in()  # OS, LS: a surplus that is there already belongs to this end of data (AN1)
+            except OSError:
+                pass  # what ends the connection now changes no verdict
         return replies
 
     # --- writing ---
 
     def _write(self, step: Step, budget: Budget) -> None:
         """Write the octets of a step in slices, counting what is taken."""
-        ledger = self.session.ledger
-        total = len(step.octets)
+        ledger, octets = self.session.ledger, step.octets
+        total = len(octets)
         kind = judging.writing_kind(step)
         if total and not judging.awaits_reply(self.session):
             self._look(kind)
@@ -167,8 +175,10 @@ class Driver:
             self.journal.writing(step)
         for entry in step.expects:
             ledger.enter(entry)
+        if not total:
+            return
         commits = [entry.end for entry in ledger.owed if entry.end is not None]
-        view, sent = memoryview(step.octets), 0
+        view, sent = octets if total <= SLICE else memoryview(octets), 0
         while sent < total:
             end = min(sent + SLICE, total)
             deadline = budget.phase(BODY.phase if commits else kind.phase)
@@ -187,7 +197,7 @@ class Driver:
         taken = self.session.ledger.taken
         return any(taken < commit <= taken + octets for commit in commits)
 
-    def _send(self, part: memoryview, step: Step, deadline: Deadline) -> int:
+    def _send(self, part: bytes | memoryview, step: Step, deadline: Deadline) -> int:
         ledger = self.session.ledger
         left = deadline.remaining()
         if left is not None and left <= 0.0:
@@ -208,11 +218,11 @@ class Driver:
         kinds = [entry.kind for entry in session.ledger.owed] or [BODY]
         kind, reply = kinds[0], None
         if not session.ledger.in_doubt:  # otherwise what comes is the final reply of a mail, and is read as such
-            with contextlib.suppress(OSError, MalformedReplyError):  # the failed write is the error
+            with contextlib.suppress(OSError, ProtocolError):  # the failed write is the error
                 left = deadline.within(LISTEN).remaining()
                 session.parser.feed(self.transport.recv(RECEIVE, left))
                 for answered in kinds:  # in a group, the replies in front of the last one say nothing of the end
-                    following = self._next_reply(answered)
+                    following = self._parsed(answered)
                     if following is None:
                         break
                     kind, reply = answered, following
@@ -222,19 +232,15 @@ class Driver:
 
     # --- reading ---
 
-    def _settle(self, budget: Budget, room: int | None) -> Reply:
-        """Read the reply to the entry at the head, within the limit of its phase and of `room` octets."""
-        ledger = self.session.ledger
-        entry = ledger.head()
+    def _awaited(self, entry: Entry, budget: Budget) -> Reply:
+        """The reply to the entry at the head, which is not all there yet, within the limit of its phase."""
         kind = entry.kind
-        reply = self._parsed(kind)
-        if reply is None:
-            deadline = budget.phase(kind.phase) if not entry.announced else self._ahead_until(kind)
-            while reply is None:
-                self._receive(kind, deadline)
-                reply = self._parsed(kind)
-        judging.settle(self.session, reply, room, self.observe)
-        return reply
+        deadline = budget.phase(kind.phase) if not entry.announced else self._ahead_until(kind)
+        while True:
+            self._receive(kind, deadline)
+            reply = self._parsed(kind)
+            if reply is not None:
+                return reply
 
     def _ahead_until(self, kind: Kind) -> Deadline:
         """EN12: what is announced has a budget of its own, from the final reply in front of it on.
@@ -258,7 +264,9 @@ class Driver:
         """LO2, LO4: while a committed mail has no reply, read what is still to be had, in step."""
         try:
             while self.session.ledger.in_doubt:
-                self._settle(budget, None)
+                entry = self.session.ledger.head()
+                reply = self._parsed(entry.kind) or self._awaited(entry, budget)
+                judging.settle(self.session, reply, None, self.observe)
         except ServiceUnavailableError:
             self._read_on(budget)  # servers exist that go on after a 421; it was settled, so this ends
         except SmtpError:
@@ -292,12 +300,9 @@ class Driver:
 
     def _parsed(self, kind: Kind) -> Reply | None:
         try:
-            return self._next_reply(kind)
+            reply = self.session.parser.next_reply()
         except MalformedReplyError as error:
             raise judging.malformed(kind, error) from error
-
-    def _next_reply(self, kind: Kind) -> Reply | None:
-        reply = self.session.parser.next_reply()
         if reply is not None and self._heard is not None:
             self._heard.append((kind.stage, reply))
         return reply

@@ -138,6 +138,8 @@ class Sending(Conversation):
 
     def _settle_burst(self, burst: Burst, outcomes: Sequence[Outcome | BaseException], began: float | None) -> None:
         """BR26 for each mail of a burst, whatever one of the sinks does."""
+        if self._opening.audit is None and began is None:
+            return  # nobody listens: the verdicts need not be put together again
         interrupted: BaseException | None = None
         for attempt, outcome in zip(burst.attempts, outcomes, strict=True):
             error = outcome if isinstance(outcome, BaseException) else None

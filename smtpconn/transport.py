@@ -16,10 +16,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
-from smtpconn.readiness import READ, WRITE, as_loss, looker, moment, rest_until, retry, wait, wanted_by
+from smtpconn.readiness import READ, WRITE, Readable, as_loss, moment, rest_until, retry, wait, wanted_by
 from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo
 from smtpconn.tls_context import handshake_error, ssl_context
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 if HAVE_SSL:
     import ssl
-
-_T = TypeVar("_T")
 
 _REPLACED = "replaced by its TLS transport"
 
@@ -188,7 +186,7 @@ class SocketTransport(_Base):
 
     def __init__(self, sock: socket.socket, peer: str, host: str | None = None) -> None:
         super().__init__(sock, peer, host)
-        self._look = looker(sock.fileno(), READ)
+        self._readable = Readable(sock.fileno())
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # a tunnel's socket may refuse; it costs time only
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -200,9 +198,16 @@ class SocketTransport(_Base):
 
     def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
         """See `Transport.send`."""
-        self._check_open()
+        if self._gone is not None:
+            self._check_open()
         if not octets:
             return 0
+        try:
+            return self._sock.send(octets, _NO_SIGNAL)  # there is nearly always room
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            raise as_loss(error) from None
         try:
             return retry(lambda: self._sock.send(octets, _NO_SIGNAL), self._fd, WRITE, moment(timeout))
         except OSError as error:
@@ -210,8 +215,17 @@ class SocketTransport(_Base):
 
     def recv(self, limit: int, timeout: float | None) -> bytes:
         """See `Transport.recv`."""
+        if self._gone is not None:
+            self._check_open()
         at = moment(timeout)
-        wait(self._fd(), READ, at)  # first: a reply is rarely there already
+        try:
+            if not self._readable.within(timeout):  # first: a reply is rarely there already
+                wait(self._fd(), READ, at)
+            return self._sock.recv(limit)
+        except (BlockingIOError, InterruptedError):
+            pass  # a false alarm
+        except OSError as error:
+            raise as_loss(error) from None
         try:
             return retry(lambda: self._sock.recv(limit), self._fd, READ, at)
         except OSError as error:
@@ -223,7 +237,7 @@ class SocketTransport(_Base):
             if self._gone == "closed":
                 return True
             self._check_open()
-        return bool(self._look(0))
+        return self._readable.within(0.0)
 
     def start_tls(self, config: TlsConfig, timeout: float | None) -> TlsTransport:
         """See `Transport.start_tls`. After a failure the socket is closed."""
@@ -279,8 +293,11 @@ class TlsTransport(_Base):
 
     def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str) -> None:
         super().__init__(sock, peer, server_name)
-        self._held: bytes | None = None  # read by `readable`, for the next `recv`; b"" is the end of the stream
-        self._failed: OSError | None = None  # met by `readable`, for the next `recv`
+        self._pending = sock.pending
+        self._readable = Readable(sock.fileno())
+        # Read by `readable`, for the next `recv`; b"" is the end of the stream, and stays: the socket may be silent.
+        self._held: bytes | None = None
+        self._failed: OSError | None = None  # what every later `recv` raises
         self._record_stuck = False  # a record is half written: OpenSSL would flush it with the next write
         cipher = sock.cipher()
         self.tls: TlsInfo | None = TlsInfo(
@@ -316,10 +333,23 @@ class TlsTransport(_Base):
         if held is not None:
             self._held = held[limit:] or (None if held else held)
             return held[:limit]
+        at = moment(timeout)
         try:
-            return retry(lambda: self._read(limit), self._fd, READ, moment(timeout))
+            if self._is_silent(timeout):  # first: a reply is rarely there already
+                wait(self._fd(), READ, at)
+            octets = retry(lambda: self._read(limit), self._fd, READ, at)
         except OSError as error:
-            raise as_loss(error) from None
+            lost = as_loss(error)
+            if not isinstance(lost, TimeoutError):
+                self._failed = lost
+            raise lost from None
+        if not octets:
+            self._held = octets
+        return octets
+
+    def _is_silent(self, timeout: float | None) -> bool:
+        """True if not an octet came within that time, of data or of anything else: OpenSSL reads no record ahead."""
+        return not self._pending() and not self._readable.within(timeout)
 
     def _read(self, limit: int) -> bytes:
         try:
@@ -335,6 +365,8 @@ class TlsTransport(_Base):
         """See `Transport.readable`. Decrypts what is there: a ticket or a key update is not data (EN5)."""
         if self._gone is not None or self._failed is not None or self._held is not None:
             return True
+        if self._is_silent(0.0):
+            return False
         try:
             self._held = self._read(_RECORD)
         except OSError as error:

@@ -344,6 +344,14 @@ def test_recv_times_out_and_loses_nothing(
     assert transport.recv(100, 5) == b"late"
 
 
+def test_time_that_is_over_is_no_time_and_not_for_ever(
+    pair: tuple[SocketTransport, socket.socket], linked: TlsServer, waiting: str
+) -> None:
+    for transport in (pair[0], linked.ours):
+        with pytest.raises(TimeoutError):
+            transport.recv(100, -1)
+
+
 def test_recv_without_a_limit_waits(pair: tuple[SocketTransport, socket.socket], waiting: str) -> None:
     transport, theirs = pair
     writer = threading.Timer(0.05, theirs.sendall, (b"late",))
@@ -935,6 +943,15 @@ def test_TC38_the_end_of_the_stream_is_an_end_with_and_without_close_notify(
     assert linked.ours.readable()
 
 
+def test_TC38_an_end_that_was_read_is_told_again_though_the_socket_stays_open(linked: TlsServer) -> None:
+    linked.theirs.settimeout(0)
+    with contextlib.suppress(OSError):
+        linked.theirs.unwrap()  # close_notify, and no FIN behind it
+    assert linked.ours.recv(100, 5) == b""
+    assert linked.ours.recv(100, 0) == b""
+    assert linked.ours.readable()
+
+
 @pytest.mark.parametrize("strict", [True, False], ids=["given context without the option", "built context"])
 def test_TC38_a_bare_fin_is_an_end_whatever_the_context_ignores(
     trusted: Authority, context: ssl.SSLContext, config: TlsConfig, strict: bool
@@ -970,9 +987,10 @@ def test_garbage_under_tls_is_an_os_error_even_if_readable_met_it(linked: TlsSer
         _wait_for_octets(linked.ours)
         assert linked.ours.readable()
         assert linked.ours.readable()
-    for _ in range(2 if looked else 1):
+    for _ in range(2):
         with pytest.raises(ssl.SSLError):
             linked.ours.recv(100, 5)
+    assert linked.ours.readable()
 
 
 def test_a_dripping_record_gains_no_time(linked: TlsServer) -> None:

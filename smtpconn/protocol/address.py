@@ -336,7 +336,10 @@ class _Path:
     @property
     def key(self) -> tuple[bytes, bytes]:
         """Equal for paths that are the same (D18): local part in octets, domain but for the case of ASCII letters."""
-        return self.mailbox[: self._at].encode("utf-8"), self.mailbox[self._at + 1 :].encode("utf-8").lower()
+        octets, at = self.octets, self._at
+        if len(octets) == len(self.mailbox):  # ASCII: characters are octets
+            return octets[:at], octets[at + 1 :].lower()
+        return self.mailbox[:at].encode("utf-8"), self.mailbox[at + 1 :].encode("utf-8").lower()
 
     def __str__(self) -> str:
         return self.mailbox
@@ -387,6 +390,9 @@ class ForwardPath(_Path):
 
     def __post_init__(self) -> None:
         address = exact_text("recipient", self.address)
+        if self.local is False and (at := _usual(address)) >= 0:
+            self._settle(address, address, at)
+            return
         if self.local is True:
             at = _bare_local_part(address)
             self._settle(address, address, at)

@@ -37,8 +37,7 @@ class Burst:
         content = attempt.outgoing.content
         if content is None or not attempt.outgoing.chunking or not attempt.fits_one_group:
             return False
-        lines = len(attempt.outgoing.mail_line) + sum(map(len, attempt.outgoing.rcpt_lines))
-        lines += len(commands.rset()) + len(commands.bdat(len(content), last=True))
+        lines = len(commands.rset()) + attempt.outgoing.envelope_size + len(commands.bdat(len(content), last=True))
         recipients = len(attempt.rcpts)
         owed = 2 + recipients + (recipients if self.session.is_lmtp else 1)
         if self.attempts and (

@@ -51,6 +51,11 @@ def _line(verb: str, octets: bytes, limit: int = LINE_LIMIT) -> bytes:
     raise InvalidInputError(f"the {verb} line of {length} octets has a control character")
 
 
+_STARTTLS, _NOOP, _RSET, _QUIT, _DATA = (
+    _line(verb, verb.encode("ascii")) for verb in ("STARTTLS", "NOOP", "RSET", "QUIT", "DATA")
+)
+
+
 def ehlo(domain: str) -> bytes:
     """EHLO (RFC 5321 section 4.1.1.1)."""
     return _line("EHLO", b"EHLO " + check_ehlo_domain(domain).encode("ascii"))
@@ -68,27 +73,27 @@ def helo(domain: str) -> bytes:
 
 def starttls() -> bytes:
     """STARTTLS (RFC 3207 section 4)."""
-    return _line("STARTTLS", b"STARTTLS")
+    return _STARTTLS
 
 
 def noop() -> bytes:
     """NOOP (RFC 5321 section 4.1.1.9)."""
-    return _line("NOOP", b"NOOP")
+    return _NOOP
 
 
 def rset() -> bytes:
     """RSET (RFC 5321 section 4.1.1.5)."""
-    return _line("RSET", b"RSET")
+    return _RSET
 
 
 def quit_() -> bytes:
     """QUIT (RFC 5321 section 4.1.1.10)."""
-    return _line("QUIT", b"QUIT")
+    return _QUIT
 
 
 def data() -> bytes:
     """DATA (RFC 5321 section 4.1.1.4)."""
-    return _line("DATA", b"DATA")
+    return _DATA
 
 
 def vrfy(argument: str, capabilities: ServerCapabilities) -> bytes:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from smtpconn.protocol import body, commands, gate
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError, SmtpError
-from smtpconn.protocol.mail import Mail, Recipient, not_seven_bit, wants_smtputf8
+from smtpconn.protocol.mail import Mail, Recipient, not_seven_bit
+from smtpconn.protocol.params import NO_RCPT_PARAMS
 from smtpconn.protocol.policy import SendPolicy
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class Outgoing:
     """One mail, ready for one session: its command lines, and its octets or the source of them."""
 
     __slots__ = (
-        "chunking", "content", "eight_bit_refused", "given", "is_binary", "mail", "mail_line", "policy", "rcpt_lines",
-        "recipients", "sender", "wire",
+        "chunking", "content", "eight_bit_refused", "envelope_size", "given", "is_binary", "mail", "mail_line",
+        "policy", "rcpt_lines", "recipients", "sender", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -53,27 +54,23 @@ class Outgoing:
             capabilities.require("CHUNKING")
         if not session.is_lmtp:
             _refuse_local_recipients(self.recipients)
-        gate.check(mail.params, self.recipients, capabilities, secure=session.secure)
+        smtputf8 = gate.check(
+            mail.params, self.recipients, capabilities, secure=session.secure, sender=self.sender
+        )
         size = self._declared_size(session)
         declared_body, self.eight_bit_refused = self._declared_body(session)
         self.mail_line = commands.mail(
             self.sender,
             size=size,
             body=declared_body,
-            smtputf8=self._wants_smtputf8(session),
+            smtputf8=smtputf8,
             params=mail.params,
             capabilities=capabilities,
         )
         self.given, self.wire = _merge(self.recipients)
         self.rcpt_lines = [commands.rcpt(recipient, capabilities) for recipient in self.wire]
+        self.envelope_size = len(self.mail_line) + sum(map(len, self.rcpt_lines))  # octets without RSET and DATA
         self._ask_policy()
-
-    def _wants_smtputf8(self, session: Session) -> bool:
-        """F65: asked for where a path needs it, or always, or never."""
-        wanted = wants_smtputf8(self.sender, self.recipients, self.mail.params)
-        if wanted:
-            session.capabilities.require("SMTPUTF8")
-        return wanted
 
     def _declared_size(self, session: Session) -> int | None:
         """F64: the octets of the canonical message, with an added final CRLF, before stuffing.
@@ -186,7 +183,8 @@ def _merge(recipients: Sequence[Recipient]) -> tuple[list[int], list[Recipient]]
     given: list[int] = []
     wire: list[Recipient] = []
     for recipient in recipients:
-        place = places.setdefault(recipient.key, len(wire))
+        plain = recipient.params is NO_RCPT_PARAMS or recipient.params == NO_RCPT_PARAMS  # the hash of these costs
+        place = places.setdefault(recipient.path.key if plain else recipient.key, len(wire))
         if place == len(wire):
             wire.append(recipient)
         given.append(place)

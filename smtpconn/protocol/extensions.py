@@ -9,6 +9,7 @@ nothing; an argument that cannot be read means that the extension is there and i
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -81,7 +82,9 @@ class ServerCapabilities:
     @classmethod
     def parse(cls, reply: Reply) -> ServerCapabilities:
         """What a 250 reply to EHLO or LHLO says."""
-        return cls(_first_word(reply), reply.lines[1 : LINES_KEPT + 1], is_esmtp=True)
+        snapshot = cls.__new__(cls)  # an object for each EHLO: callers see by it that the server was asked again
+        vars(snapshot).update(vars(_parsed(reply)))
+        return snapshot
 
     @classmethod
     def helo(cls, reply: Reply) -> ServerCapabilities:
@@ -189,6 +192,12 @@ def _limits(words: tuple[str, ...]) -> dict[str, int]:
         if found and decimal(found[2]):
             limits.setdefault(found[1].upper(), decimal(found[2]))
     return limits
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(reply: Reply) -> ServerCapabilities:
+    """Worked out once: a server says the same on each connection."""
+    return ServerCapabilities(_first_word(reply), reply.lines[1 : LINES_KEPT + 1], is_esmtp=True)
 
 
 NO_CAPABILITIES = ServerCapabilities()

@@ -28,14 +28,17 @@ def check(
     *,
     secure: bool,
     sender: ReversePath = _NULL_PATH,
-) -> None:
-    """Pass if the server offers all that the mail asks for. `secure`: TLS with a verified certificate is active.
+) -> bool:
+    """Pass if the server offers all that the mail asks for; True if that is SMTPUTF8, too (F65).
+
+    `secure`: TLS with a verified certificate is active.
 
     Raises:
         ExtensionUnavailableError: it does not; `extension` names what is missing.
         InvalidInputError: `smtputf8=False`, and a path is not ASCII.
     """
-    if wants_smtputf8(sender, recipients, params):
+    smtputf8 = wants_smtputf8(sender, recipients, params)
+    if smtputf8:
         capabilities.require("SMTPUTF8")
     if params is not NO_MAIL_PARAMS:
         _check_mail(params, capabilities, secure)
@@ -44,6 +47,7 @@ def check(
             _check_rcpt(recipient, capabilities)
     if capabilities.limits:
         _check_limits(recipients, capabilities)
+    return smtputf8
 
 
 def _check_mail(params: MailParams, capabilities: ServerCapabilities, secure: bool) -> None:

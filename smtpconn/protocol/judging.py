@@ -56,13 +56,13 @@ def settle(session: Session, reply: Reply, room: int | None, observe: Observer |
     Raises `ServiceUnavailableError` for a goodbye (BR2), `ProtocolError` for what cannot stand here.
     """
     ledger = session.ledger
-    kind = ledger.head().kind
+    kind, code = ledger.head().kind, reply.code
     if room is not None and len(reply.raw) > room:
         raise too_much(kind)
-    leaves = reply.code in (421, 221) and kind is not QUIT
+    leaves = (code == 421 or code == 221) and kind is not QUIT
     if leaves:
         session.closing = reply
-    elif not kind.permits(reply.code):
+    elif code not in kind.codes:
         raise ProtocolError(f"{kind.stage} answered {reply}, which cannot be said here", stage=kind.stage, reply=reply)
     entry = ledger.settle(reply)
     if observe is not None:

@@ -7,10 +7,17 @@ the octets taken.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from smtpconn.protocol.reply import Reply
+
+
+@functools.cache
+def _permitted(classes: tuple[int, ...], exact: tuple[int, ...]) -> frozenset[int]:
+    codes = [code for code in range(200, 600) if code // 100 in classes]
+    return frozenset(code for code in codes if not exact or code >= 400 or code in exact)
 
 
 class Kind:
@@ -19,7 +26,7 @@ class Kind:
     The stage that errors name, the field of `Timeouts` that limits it, and the codes it may have.
     """
 
-    __slots__ = ("classes", "exact", "opens", "phase", "stage")
+    __slots__ = ("codes", "opens", "phase", "stage")
 
     def __init__(
         self,
@@ -32,16 +39,13 @@ class Kind:
     ) -> None:
         self.stage = stage
         self.phase = phase
-        self.classes = classes
-        self.exact = exact  # the positive codes permitted, where the first digit does not decide (BR2)
+        # The codes permitted (LG3); `exact` are the positive ones, where the first digit does not decide (BR2).
+        self.codes = _permitted(classes, exact)
         self.opens = opens  # nothing of a transaction is settled while this is owed: repeating is harmless (BR6)
 
     def permits(self, code: int) -> bool:
         """True if a reply with this code can stand here (LG3)."""
-        digit = code // 100
-        if digit not in self.classes:
-            return False
-        return not self.exact or digit > 3 or code in self.exact
+        return code in self.codes
 
     def __repr__(self) -> str:
         return f"<Kind {self.stage}>"

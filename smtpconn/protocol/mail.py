@@ -117,7 +117,7 @@ def recipients_of(given: object) -> tuple[Recipient, ...]:
         TypeError: it is no iterable, or a single address, whose characters would become recipients.
         InvalidInputError: it is empty, or has an address that is none.
     """
-    if isinstance(given, _SINGLE) or not isinstance(given, Iterable):
+    if not isinstance(given, (list, tuple)) and (isinstance(given, _SINGLE) or not isinstance(given, Iterable)):
         raise TypeError(f"recipients must be an iterable of addresses, not {type(given).__name__}; give a list")
     recipients = tuple([item if isinstance(item, Recipient) else Recipient(item) for item in given])
     if not recipients:
@@ -203,8 +203,7 @@ def wants_smtputf8(sender: ReversePath, recipients: Iterable[Recipient], params:
     """
     if params.smtputf8:
         return True
-    paths = (sender, *(recipient.path for recipient in recipients))
-    if all(path.mailbox.isascii() for path in paths):
+    if "".join([sender.mailbox, *[recipient.path.mailbox for recipient in recipients]]).isascii():
         return False
     if params.smtputf8 is False:
         raise InvalidInputError("smtputf8=False, but an address is not ASCII; leave it away or give an ASCII address")

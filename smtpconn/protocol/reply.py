@@ -23,6 +23,10 @@ _FORBIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co"})
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _STOP = re.compile(rb"[\r\n\0]")
+# A complete reply without a surprise: lines within RFC 5321's 512 octets, all with one code.
+_USUAL = re.compile(rb"([2-5][0-9]{2})(?:-[^\r\n\0]{0,506}\r\n\1){0,100}(?: [^\r\n\0]{0,506})?\r\n")
+_CODES = {b"%d" % code: code for code in range(200, 600)}
+_KNOWN, _KNOWN_SIZE = 32, 512  # replies that are kept to be met again, and the octets of one of them
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?![0-9])")
 
 
@@ -226,8 +230,8 @@ class ReplyParser:
     """
 
     __slots__ = (
-        "_buffer", "_code", "_consumed", "_failure", "_lines", "_scanned", "_start", "limit", "redact",
-        "wants_enhanced",
+        "_buffer", "_code", "_consumed", "_failure", "_known", "_lines", "_scanned", "_start", "_wants_enhanced",
+        "limit", "redact",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -239,7 +243,8 @@ class ReplyParser:
         self._code = b""
         self._failure: MalformedReplyError | None = None
         self.limit = MAX_REPLY
-        self.wants_enhanced = False
+        self._wants_enhanced = False
+        self._known: dict[bytes, Reply] = {}
         self.redact: Callable[[bytes], bytes] | None = None
 
     def feed(self, octets: bytes) -> None:
@@ -253,7 +258,16 @@ class ReplyParser:
 
     def next_reply(self) -> Reply | None:
         """The next complete reply, or None until more octets come. Raises `MalformedReplyError`."""
+        if not self._buffer:
+            return None
         if self._failure is None:
+            if not self._scanned and self.redact is None:
+                found = _USUAL.match(self._buffer)
+                if found and (end := found.end()) <= self.limit:
+                    raw, code = found.group(0, 1)
+                    del self._buffer[:end]
+                    self._consumed += end
+                    return self._known.get(raw) or self._learn(_CODES[code], raw)
             try:
                 return self._next()
             except _UnreadableError:
@@ -268,6 +282,25 @@ class ReplyParser:
                 return None
             if self._line(end):
                 return self._take()
+
+    def _learn(self, code: int, raw: bytes) -> Reply:
+        """Most replies of a session are the same few: one object each."""
+        reply = Reply(code, raw, wants_enhanced=self._wants_enhanced)
+        if len(raw) <= _KNOWN_SIZE:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[raw] = reply
+        return reply
+
+    @property
+    def wants_enhanced(self) -> bool:
+        """True once ENHANCEDSTATUSCODES was offered: the replies from here on say what they make of it."""
+        return self._wants_enhanced
+
+    @wants_enhanced.setter
+    def wants_enhanced(self, wanted: bool) -> None:
+        self._wants_enhanced = wanted
+        self._known.clear()
 
     def _line_end(self) -> int | None:
         """Index behind the CRLF of the line under way, or None while it is incomplete."""

@@ -88,6 +88,7 @@ class Session:
 
     def __init__(self, protocol: ProtocolName, domain: str) -> None:
         self.protocol: ProtocolName = protocol
+        self.is_lmtp = protocol == "lmtp"  # RFC 2033
         self.domain = domain  # what EHLO says next
         self.parser = ReplyParser()
         self.ledger = Ledger()
@@ -108,11 +109,6 @@ class Session:
         self.noops = 0
         self.domains: set[bytes] = set()  # of recipients so far, where the server limits them (LI4)
         self._mails_before_other = 0  # MAIL commands in front of the last command that is no part of a mail
-
-    @property
-    def is_lmtp(self) -> bool:
-        """True for LMTP (RFC 2033)."""
-        return self.protocol == "lmtp"
 
     def condemn(self, reason: str) -> None:
         """Client and server disagree, or a message was cut short.

@@ -58,7 +58,7 @@ class Attempt(Verdicts):
         In groups of at most GROUP octets, or one by one.
         """
         session = self.session
-        lines: list[tuple[bytes, Entry]] = []
+        lines, entries = self._envelope_lines()
         if session.mails and (session.rset_owed or always_reset):
             self.rset = Entry(RSET)
             session.nonmail += session.rset_owed  # servers allow one behind a delivered message (RE6)
@@ -66,41 +66,42 @@ class Attempt(Verdicts):
                 yield Step(commands.rset(), (self.rset,), RSET.stage)
                 self._notice_used_up(self.rset)
             else:
-                lines.append((commands.rset(), self.rset))
-        lines.extend(self._envelope_lines())
-        for group in _groups(lines, GROUP if grouped else 0):
-            if self._is_pointless(group):
+                lines.insert(0, commands.rset())
+                entries.insert(0, self.rset)
+        for octets, group in _groups(lines, entries, GROUP if grouped else 0):
+            first = group[0]
+            if self._is_pointless(first):
                 return
-            entries = [entry for _, entry in group]
-            if self.mail in entries:
+            if self.mail in group[:2]:
                 session.mails += 1
                 session.rset_owed = True
-                self.rset_folded = entries[0] is self.rset
-            yield Step(b"".join([line for line, _ in group]), entries, entries[0].kind.stage)
-            self._follow(entries)
+                self.rset_folded = first is self.rset
+            yield Step(octets, group, first.kind.stage)
+            self._follow(group)
 
-    def _envelope_lines(self) -> Iterator[tuple[bytes, Entry]]:
-        yield self.outgoing.mail_line, self.mail
-        yield from zip(self.outgoing.rcpt_lines, self.rcpts, strict=True)
-        if not self.outgoing.chunking:
+    def _envelope_lines(self) -> tuple[list[bytes], list[Entry]]:
+        outgoing = self.outgoing
+        lines, entries = [outgoing.mail_line, *outgoing.rcpt_lines], [self.mail, *self.rcpts]
+        if not outgoing.chunking:
             self.data = Entry(DATA, announced=self.mail.announced)
-            yield commands.data(), self.data
+            lines.append(commands.data())
+            entries.append(self.data)
+        return lines, entries
 
     # --- running ahead ---
 
     @property
     def fits_one_group(self) -> bool:
         """True if the whole envelope, RSET and DATA included, fits one group (LV6)."""
-        lines = [commands.rset(), self.outgoing.mail_line, *self.outgoing.rcpt_lines, commands.data()]
-        return sum(map(len, lines)) <= GROUP
+        return len(commands.rset()) + self.outgoing.envelope_size + len(commands.data()) <= GROUP
 
     def announcement(self) -> tuple[bytes, list[Entry]]:
         """RSET and the envelope, to be written behind the end of data in front of it (LV6)."""
         self.rset = Entry(RSET, announced=True)
         for entry in (self.mail, *self.rcpts):
             entry.announced = True
-        lines = [(commands.rset(), self.rset), *self._envelope_lines()]
-        return b"".join([line for line, _ in lines]), [entry for _, entry in lines]
+        lines, entries = self._envelope_lines()
+        return b"".join([commands.rset(), *lines]), [self.rset, *entries]
 
     def take_note(self) -> None:
         """The flight that announced this mail is over, and the mail in front of it is concluded."""
@@ -113,8 +114,8 @@ class Attempt(Verdicts):
             session.retiring = True  # RE5: from here on nothing runs ahead on this connection
         self._follow(self.envelope)
 
-    def _is_pointless(self, group: Sequence[tuple[bytes, Entry]]) -> bool:
-        """True if this group must not be written.
+    def _is_pointless(self, first: Entry) -> bool:
+        """True if the group that begins with this entry must not be written.
 
         MAIL is refused, a RCPT was answered 503 (BR10), or only DATA is left and nobody accepted.
         """
@@ -122,11 +123,13 @@ class Attempt(Verdicts):
             return False
         if not self.mail.reply.is_positive or self.out_of_step:
             return True
-        return group[0][1] is self.data and not any(is_positive(entry) for entry in self.rcpts)
+        return first is self.data and not any(is_positive(entry) for entry in self.rcpts)
 
     def _follow(self, entries: Sequence[Entry]) -> None:
         """Take note of what a group settled: the state, a 503, a session that is used up (DT2)."""
         for entry in entries:
+            if code_of(entry) < 400:
+                continue
             if entry.kind is RCPT and code_of(entry) == _OUT_OF_STEP:
                 self.out_of_step = self.out_of_step or entry
             self._notice_used_up(entry)
@@ -411,14 +414,15 @@ class Attempt(Verdicts):
             self._notice_used_up(entry)
         return self.conclusion()
 
-def _groups(lines: Sequence[tuple[bytes, Entry]], limit: int) -> Iterator[list[tuple[bytes, Entry]]]:
+
+def _groups(
+    lines: Sequence[bytes], entries: Sequence[Entry], limit: int
+) -> Iterator[tuple[bytes, Sequence[Entry]]]:
     """Whole lines in groups of at most `limit` octets; a line is never split, and goes alone where it is longer."""
-    group: list[tuple[bytes, Entry]] = []
-    size = 0
-    for line in lines:
-        if group and size + len(line[0]) > limit:
-            yield group
-            group, size = [], 0
-        group.append(line)
-        size += len(line[0])
-    yield group
+    begin = size = 0
+    for place, line in enumerate(lines):
+        if place > begin and size + len(line) > limit:
+            yield b"".join(lines[begin:place]), entries[begin:place]
+            begin, size = place, 0
+        size += len(line)
+    yield b"".join(lines[begin:]), entries[begin:]

@@ -130,14 +130,14 @@ class Verdicts:
 
     def results(self) -> tuple[RecipientResult, ...]:
         """What is known of every recipient given, in order."""
-        verdicts = [self._verdict(place) for place in range(len(self.rcpts))]
+        of_all = self._first_refused((self.data, *self.chunks))
+        verdicts = [self._verdict(place, self._refused_by(place, of_all)) for place in range(len(self.rcpts))]
         pairs = zip(self.outgoing.recipients, self.outgoing.given, strict=True)
-        return tuple(RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs)
+        return tuple([RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs])
 
-    def _verdict(self, place: int) -> _Verdict:
+    def _verdict(self, place: int, refused: Entry | None) -> _Verdict:
         end = self._end_of(place)
         handed_over = end is not None and end.reply is None and self.session.ledger.committed(end)
-        refused = self._refused_by(place)
         if self.contaminated or (refused is not None and handed_over and self._is_contradicted):
             return Delivery.UNKNOWN, self._doubtful(place).reply, END.stage  # maybe for an older envelope (BR17, BU3)
         if refused is not None:
@@ -167,9 +167,13 @@ class Verdicts:
         """
         return is_refused(self.rset) or (is_refused(self.mail) and any(map(is_positive, self.rcpts)))
 
-    def _refused_by(self, place: int) -> Entry | None:
-        """The first entry whose refusal says that this recipient cannot have the mail."""
-        for entry in (self.mail, self.rcpts[place], self.data, *self.chunks):
+    def _refused_by(self, place: int, of_all: Entry | None) -> Entry | None:
+        """The first entry whose refusal says that this recipient cannot have the mail; `of_all` stands behind RCPT."""
+        return self._first_refused((self.mail, self.rcpts[place])) or of_all
+
+    @staticmethod
+    def _first_refused(entries: Sequence[Entry | None]) -> Entry | None:
+        for entry in entries:
             if entry is not None and entry.reply is not None and entry.reply.code >= 400:
                 return entry
         return None
@@ -198,7 +202,7 @@ class Verdicts:
 
 def is_positive(entry: Entry) -> bool:
     """True if a 2yz was read."""
-    return entry.reply is not None and entry.reply.is_positive
+    return entry.reply is not None and 200 <= entry.reply.code <= 299
 
 
 def is_refused(entry: Entry | None) -> bool:
@@ -208,7 +212,7 @@ def is_refused(entry: Entry | None) -> bool:
 
 def delivers(entry: Entry) -> bool:
     """True if this final reply takes responsibility: 2yz, but 221 is a farewell (BR2)."""
-    return is_positive(entry) and code_of(entry) != 221
+    return entry.reply is not None and 200 <= entry.reply.code <= 299 and entry.reply.code != 221
 
 
 def code_of(entry: Entry | None) -> int:

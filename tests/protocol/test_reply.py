@@ -256,6 +256,42 @@ def _seconds_of_parsing(octets: bytes) -> float:
     return time.process_time() - began
 
 
+def test_a_server_that_says_the_same_again_is_given_one_object_and_few_are_kept() -> None:
+    parser = ReplyParser()
+
+    def said(octets: bytes) -> Reply:
+        parser.feed(octets)
+        reply = parser.next_reply()
+        assert reply is not None
+        assert reply.raw == octets
+        return reply
+
+    first = said(b"250 2.1.0 ok\r\n")
+    assert said(b"250 2.1.0 ok\r\n") is first
+    long = b"250-" + b"x" * 506 + b"\r\n250 ok\r\n"
+    assert said(long) is not said(long)  # nobody fills memory by saying much
+    kept = [said(b"250 queued as %d\r\n" % number) for number in range(1_000)]
+    assert len(kept) == 1_000
+    assert said(b"250 2.1.0 ok\r\n") is not first  # or by saying many things
+    assert len(parser._known) <= 32
+
+
+def test_what_was_read_before_changes_nothing_of_what_is_read_now() -> None:
+    parser = ReplyParser()
+    octets = b"250 2.1.0 ok\r\n"
+    parser.feed(octets * 3)
+    first = parser.next_reply()
+    parser.wants_enhanced = True
+    second = parser.next_reply()
+    assert first is not None
+    assert second is not None
+    assert (first.enhanced, second.enhanced) == (None, EnhancedStatus(2, 1, 0))
+    parser.redact = lambda raw: raw.replace(b"ok", b"**")
+    third = parser.next_reply()
+    assert third is not None
+    assert third.raw == b"250 2.1.0 **\r\n"
+
+
 def test_what_is_redacted_reaches_neither_reply_nor_error() -> None:
     """features:F49: the exchange says what must not be shown."""
     parser = ReplyParser()
