@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,6 +64,25 @@ def endpoint_of(host: object, port: object, unix_socket: object = None, *, proto
     if protocol == "lmtp" and port == _LMTP_FORBIDDEN_PORT:
         raise InvalidInputError("port 25 is SMTP's: LMTP must not be spoken there (RFC 2033 section 5)")
     return Endpoint(check_host(host), int(port))
+
+
+def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: ProtocolName) -> tuple[Endpoint, ...]:
+    """The endpoints of a pool (EP1): one, or several in order of preference. Raises TypeError or `InvalidInputError`."""
+    if host is None or isinstance(host, str):
+        return (endpoint_of(host, port, unix_socket, protocol=protocol),)
+    if not isinstance(host, Sequence):
+        raise TypeError(f"host must be a str or a sequence of hosts, not {type(host).__name__}")
+    if unix_socket is not None:
+        raise InvalidInputError("unix_socket excludes host and port: give one or the other")
+    found = []
+    for entry in host:
+        pair = entry if isinstance(entry, tuple) else (entry, port)
+        if len(pair) != 2:
+            raise InvalidInputError("host: each entry is a name or (name, port)")
+        found.append(endpoint_of(pair[0], pair[1], protocol=protocol))
+    if not found:
+        raise InvalidInputError("host must name at least one host")
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, NoReturn
 from smtpconn import message as email_messages
 from smtpconn.connection import Message, Recipients, open_connection
 from smtpconn.deadline import Timeouts, seconds
-from smtpconn.opening import CredentialsSource, Dial, Endpoint, Opening, concealed, credentials_of, endpoint_of
-from smtpconn.outcomes import MailOutcomes
+from smtpconn.opening import CredentialsSource, Dial, Opening, concealed, credentials_of, endpoints_of
+from smtpconn.outcomes import MailOutcomes, mail_of_call
 from smtpconn.pooling import events, process
 from smtpconn.pooling.announcer import Announcer
 from smtpconn.pooling.batch import Batch
@@ -34,7 +34,8 @@ from smtpconn.pooling.stock import Stock
 from smtpconn.pooling.supply import Supply
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.audit import AuditSink
-from smtpconn.protocol.errors import InvalidInputError, PoolClosedError, SmtpError
+from smtpconn.protocol.envelope import refuse_local_recipients
+from smtpconn.protocol.errors import PoolClosedError, SmtpError
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.params import MailParams
@@ -94,7 +95,7 @@ class ConnectionPool:
     ) -> None:
         hidden = concealed(credentials)
         del credentials  # SEC2
-        endpoints = _endpoints(host, port, unix_socket, protocol)
+        endpoints = endpoints_of(host, port, unix_socket, protocol=protocol)
         if tls_mode is None:
             if unix_socket is None:
                 raise TypeError("tls_mode is required: TlsMode.IMPLICIT, STARTTLS or NONE")
@@ -417,24 +418,3 @@ class ConnectionPool:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a ConnectionPool cannot be pickled or copied")
-
-
-def _endpoints(
-    host: object, port: object, unix_socket: object, protocol: ProtocolName
-) -> tuple[Endpoint, ...]:
-    """EP1: one endpoint, or several in order of preference."""
-    if host is None or isinstance(host, str):
-        return (endpoint_of(host, port, unix_socket, protocol=protocol),)
-    if not isinstance(host, Sequence):
-        raise TypeError(f"host must be a str or a sequence of hosts, not {type(host).__name__}")
-    if unix_socket is not None:
-        raise InvalidInputError("unix_socket excludes host and port: give one or the other")
-    found = []
-    for entry in host:
-        pair = entry if isinstance(entry, tuple) else (entry, port)
-        if len(pair) != 2:
-            raise InvalidInputError("host: each entry is a name or (name, port)")
-        found.append(endpoint_of(pair[0], pair[1], protocol=protocol))
-    if not found:
-        raise InvalidInputError("host must name at least one host")
-    return tuple(found)
