@@ -26,7 +26,8 @@ from smtpconn.opening import (
     endpoint_of,
     transports,
 )
-from smtpconn.outcomes import MailOutcome, MailOutcomes, mail_of_call
+from smtpconn.outcomes import MailOutcome, MailOutcomes, budget_of_call, mail_of_call
+from smtpconn.protocol import commands
 from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import (
@@ -550,15 +551,18 @@ class SmtpConnection(Sending):
 
     def vrfy(self, address: str, *, timeout: Timeout) -> Reply:
         """VRFY: the reply, whatever its code (250, 251, 252, 550, 502 ...). RFC 5321 section 3.5."""
-        return self._run(lambda: self._session.vrfy(address), Budget.of(timeout))
+        text = commands.free_text("VRFY", address)
+        return self._run(lambda: self._session.vrfy(text), Budget.of(timeout))
 
     def expn(self, name: str, *, timeout: Timeout) -> Reply:
         """EXPN: the reply, whatever its code. RFC 5321 section 3.5."""
-        return self._run(lambda: self._session.expn(name), Budget.of(timeout))
+        text = commands.free_text("EXPN", name)
+        return self._run(lambda: self._session.expn(text), Budget.of(timeout))
 
     def help(self, topic: str | None = None, *, timeout: Timeout) -> Reply:
         """HELP: the reply, whatever its code. RFC 5321 section 4.1.1.8."""
-        return self._run(lambda: self._session.help(topic), Budget.of(timeout))
+        text = None if topic is None else commands.free_text("HELP", topic)
+        return self._run(lambda: self._session.help(text), Budget.of(timeout))
 
     def rehlo(self, *, timeout: Timeout) -> None:
         """EHLO or LHLO again; replaces `capabilities`. A refusal voids them and closes the connection."""

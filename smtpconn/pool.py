@@ -32,6 +32,7 @@ from smtpconn.pooling.settings import PoolSettings, check_sizes
 from smtpconn.pooling.stats import PoolStats, snapshot
 from smtpconn.pooling.stock import Stock
 from smtpconn.pooling.supply import Supply
+from smtpconn.protocol import commands
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.envelope import refuse_local_recipients
@@ -252,15 +253,18 @@ class ConnectionPool:
 
     def vrfy(self, address: str, *, timeout: float | Timeouts | None = None) -> Reply:
         """VRFY: the reply, whatever its code. RFC 5321 section 3.5."""
-        return self._perform(timeout, lambda connection, budget: connection.command("VRFY", address, budget))
+        text = commands.free_text("VRFY", address)
+        return self._perform(timeout, lambda connection, budget: connection.command("VRFY", text, budget))
 
     def expn(self, name: str, *, timeout: float | Timeouts | None = None) -> Reply:
         """EXPN: the reply, whatever its code. RFC 5321 section 3.5."""
-        return self._perform(timeout, lambda connection, budget: connection.command("EXPN", name, budget))
+        text = commands.free_text("EXPN", name)
+        return self._perform(timeout, lambda connection, budget: connection.command("EXPN", text, budget))
 
     def help(self, topic: str | None = None, *, timeout: float | Timeouts | None = None) -> Reply:
         """HELP: the reply, whatever its code. RFC 5321 section 4.1.1.8."""
-        return self._perform(timeout, lambda connection, budget: connection.command("HELP", topic, budget))
+        text = None if topic is None else commands.free_text("HELP", topic)
+        return self._perform(timeout, lambda connection, budget: connection.command("HELP", text, budget))
 
     def noop(self, *, timeout: float | Timeouts | None = None) -> Reply:
         """NOOP: on an empty pool a check of the whole configuration, because it opens a connection for it."""
