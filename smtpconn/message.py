@@ -71,8 +71,6 @@ def serialised(mail: Mail, capabilities: ServerCapabilities) -> Mail:
     assert mail.sender is not None
     assert mail.recipients is not None
     message: email.message.Message = mail.email_message
-    if mail.params.body == "BINARYMIME":
-        raise InvalidInputError("params.body BINARYMIME is not possible for an email message: it is sent as text")
     paths = (mail.sender, *(recipient.path for recipient in mail.recipients))
     international = any(path.requires_smtputf8 for path in paths) or not _has_ascii_addresses(message)
     if international and mail.params.smtputf8 is False:

@@ -47,8 +47,6 @@ class Outgoing:
         self.chunking = mail.chunking if chunking is None else chunking
         self.is_binary = mail.params.body == "BINARYMIME"
         self.content = mail.content
-        if self.is_binary and not self.chunking:
-            raise InvalidInputError("params.body BINARYMIME goes by BDAT only: use send_bdat, or Mail(chunking=True)")
         if self.chunking:
             capabilities.require("CHUNKING")
         if not session.is_lmtp:

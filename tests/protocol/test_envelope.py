@@ -159,7 +159,7 @@ def test_E70_SMTPUTF8_stands_on_MAIL_and_never_on_RCPT() -> None:
 
 def test_E172_BINARYMIME_by_DATA_contradicts_itself() -> None:
     with pytest.raises(InvalidInputError, match="BDAT only"):
-        outgoing(mail_of(params=MailParams(body="BINARYMIME")), "BINARYMIME", "CHUNKING")
+        mail_of(params=MailParams(body="BINARYMIME"))
 
 
 @pytest.mark.parametrize("address", ["postmaster", "Postmaster"])
