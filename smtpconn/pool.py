@@ -225,6 +225,8 @@ class ConnectionPool:
         return self._send_mail(mail, timeout)
 
     def _send_mail(self, mail: Mail, timeout: float | Timeouts | None) -> SendResult:
+        if self._opening.protocol == "smtp":
+            refuse_local_recipients(mail.recipients or ())
         return self._perform(timeout, lambda connection, budget: connection.send_mail(mail, budget), mail)
 
     def send_many(

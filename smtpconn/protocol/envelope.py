@@ -17,6 +17,7 @@ from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputError, PolicyError, SmtpError
 from smtpconn.protocol.mail import Mail, Recipient, not_seven_bit, wants_smtputf8
 from smtpconn.protocol.policy import SendPolicy
+from smtpconn.protocol.result import nobody_has_it
 
 if TYPE_CHECKING:
     from smtpconn.protocol.session import Session
@@ -50,7 +51,7 @@ class Outgoing:
         if self.chunking:
             capabilities.require("CHUNKING")
         if not session.is_lmtp:
-            _refuse_local_recipients(self.recipients)
+            refuse_local_recipients(self.recipients)
         gate.check(mail.params, self.recipients, capabilities, secure=session.secure)
         size = self._declared_size(session)
         declared_body, self.eight_bit_refused = self._declared_body(session)
@@ -168,12 +169,12 @@ def missing_end(content: bytes) -> bytes:
     return b"" if not content or content.endswith(b"\r\n") else b"\r\n"
 
 
-def _refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
+def refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
+    """Raise `InvalidInputError` for a bare local part, which SMTP has no word for (RFC 5321 section 4.1.1.3)."""
     for recipient in recipients:
-        if recipient.path.domain is None and recipient.path.mailbox.lower() != "postmaster":
-            raise InvalidInputError(
-                f"recipient {recipient.address!r:.80} has no domain: that is possible over LMTP only"
-            )
+        if recipient.path.local and recipient.path.mailbox.lower() != "postmaster":
+            text = f"recipient {recipient.address!r:.80} has no domain: that is possible over LMTP only"
+            raise InvalidInputError(text, recipients=nobody_has_it(recipients))
 
 
 def _merge(recipients: Sequence[Recipient]) -> tuple[list[int], list[Recipient]]:
