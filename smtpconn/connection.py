@@ -5,6 +5,7 @@ Each verb takes the lock, runs one flow before one deadline, and says what becam
 
 from __future__ import annotations
 
+import functools
 import os
 import types
 from collections.abc import Generator, Iterable
@@ -38,7 +39,7 @@ from smtpconn.protocol.errors import (
 )
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.flow import Pipelining
-from smtpconn.protocol.mail import BinaryFile, Mail, Recipient
+from smtpconn.protocol.mail import BinaryFile, Mail, Recipient, recipients_of
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.policy import SendPolicy
 from smtpconn.protocol.reply import Reply
@@ -417,7 +418,8 @@ class SmtpConnection(Sending):
         `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`, `UsageError` before the first octet,
         `SmtpTimeoutError`, `ConnectionLostError`, `ProtocolError`. RFC 5321 section 3.3, RFC 2033 section 4.2.
         """
-        budget = Budget.of(timeout)  # from here on: going through the arguments takes time, too (F92)
+        # From here on: going through the arguments takes time, too (F92).
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self.send_mail(mail, budget)
 
@@ -433,7 +435,7 @@ class SmtpConnection(Sending):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, by BDAT (RFC 3030); needs CHUNKING. `params.body="BINARYMIME"` passes the octets unchanged."""
-        budget = Budget.of(timeout)
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self.send_mail(mail, budget)
 
@@ -449,7 +451,7 @@ class SmtpConnection(Sending):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, on an LMTP connection only (`UsageError`)."""
-        budget = Budget.of(timeout)
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self._send_lmtp("send_lmtp", mail, budget)
 
@@ -465,7 +467,7 @@ class SmtpConnection(Sending):
         size: int | None = None,
     ) -> SendResult:
         """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
-        budget = Budget.of(timeout)
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self._send_lmtp("send_lmtp_bdat", mail, budget)
 
@@ -484,8 +486,9 @@ class SmtpConnection(Sending):
 
         Raises as `send`.
         """
-        budget = Budget.of(timeout)
-        mail = email_messages.mail_of(email_message, sender=sender, recipients=recipients, params=params)
+        given = functools.partial(email_messages.mail_of, email_message, sender=sender, recipients=recipients)
+        budget = budget_of_call(timeout, lambda: given().recipients)
+        mail = given(params=params)
         return self.send_mail(mail, budget)
 
     def send_many(self, mails: Iterable[Mail], *, timeout: Timeout) -> MailOutcomes:

@@ -193,7 +193,7 @@ class ConnectionPool:
         deadline (D7). Raises what `SmtpConnection.send` and `connect` raise, and `PoolTimeoutError`, `PoolClosedError`,
         `PoolOverloadedError`.
         """
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self._send_mail(mail, timeout)
 
     def send_bdat(
@@ -208,7 +208,7 @@ class ConnectionPool:
         size: int | None = None,
     ) -> SendResult:
         """Send one mail by BDAT (RFC 3030); otherwise as `send`."""
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self._send_mail(mail, timeout)
 
     def send_message(
