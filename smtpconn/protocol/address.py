@@ -270,7 +270,7 @@ def _without_route(argument: str, text: str) -> str:
         return text
     route = _ROUTE.match(text)
     if not route:
-        raise refusal(argument, "begins with @ but not with a source route (`@a,@b:user@host`)", text)
+        raise refusal(argument, "must not begin with @, unless it is a source route (`@a,@b:user@host`)", text)
     for hop in text[: route.end() - 1].split(","):
         if hop.startswith("@["):
             check_address_literal(hop[1:], argument=f"the route of {argument}")
@@ -286,7 +286,7 @@ def _local_part_end(argument: str, mailbox: str, text: str) -> int:
         return at if at >= 0 else len(mailbox)
     found = _QUOTED_STRING.match(mailbox)
     if not found or mailbox[found.end() : found.end() + 1] not in ("@", ""):
-        raise refusal(argument, "has a quoted local part that is not closed in front of the @", text)
+        raise refusal(argument, "must have its quoted local part closed in front of the @", text)
     return found.end()
 
 
@@ -297,7 +297,7 @@ def _check_local_part(argument: str, local_part: str, text: str) -> None:
         return
     if any(character in local_part for character in '<>, "\\;:()[]@'):
         raise refusal(argument, "must be one bare address: no display name, no <>, no blank outside quotes", text)
-    raise refusal(argument, "has a local part that is empty or has a dot in the wrong place", text)
+    raise refusal(argument, "must have a local part, with no dot in the wrong place (an end, or behind a dot)", text)
 
 
 @dataclass(frozen=True, order=True, slots=True, repr=False)

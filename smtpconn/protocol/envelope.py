@@ -173,7 +173,7 @@ def refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
     """Raise `InvalidInputError` for a bare local part, which SMTP has no word for (RFC 5321 section 4.1.1.3)."""
     for recipient in recipients:
         if recipient.path.local and recipient.path.mailbox.lower() != "postmaster":
-            text = f"recipient {recipient.address!r:.80} has no domain: that is possible over LMTP only"
+            text = f"recipient {recipient.address!r:.80} needs a domain: a bare local part is possible over LMTP only"
             raise InvalidInputError(text, recipients=nobody_has_it(recipients))
 
 

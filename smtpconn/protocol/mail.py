@@ -267,7 +267,8 @@ class Mail:
         if not isinstance(self.message, bytes):
             return None
         if self.size is not None and self.size != len(self.message):
-            raise InvalidInputError(f"size is {self.size}, but message has {len(self.message)} octets")
+            counted = f"size is {self.size}, but message has {len(self.message)} octets"
+            raise InvalidInputError(f"{counted}: leave size away, or give that number")
         if self.params.body == "BINARYMIME":
             return self.message
         if self.params.body == "7BIT" and not self.message.isascii():

@@ -112,7 +112,7 @@ def _extra(argument: str, keyword: object, value: object, modelled: frozenset[st
     if not _KEYWORD.fullmatch(name):
         raise refusal(f"a keyword of {argument}", "must be letters, digits and inner hyphens", name)
     if name.upper() in modelled:
-        raise refusal(f"a keyword of {argument}", "has a field, or is computed; it cannot stand here", name)
+        raise refusal(f"a keyword of {argument}", "must not be here: it has a field, or is computed", name)
     if value is None:
         return name, None
     text = exact_text(f"{argument}[{quoted(name)}]", value)
