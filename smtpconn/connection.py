@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from smtpconn import handshake
 from smtpconn import message as email_messages
-from smtpconn.chain import Chain, Pulled, check_mail
+from smtpconn.chain import Chain, Pulled, check_mail, check_mails
 from smtpconn.deadline import Budget, Clock, Deadline, Timeouts
 from smtpconn.opening import (
     CredentialsSource,
@@ -499,7 +499,8 @@ class SmtpConnection(Sending):
         Yields one `MailOutcome` for each mail, in order. After the connection is lost each further mail yields the
         error that says so: not delivered, safe to repeat.
         """
-        Budget.of(timeout)  # a wrong timeout is refused now, not with the first mail
+        Budget.of(timeout)  # what is wrong with an argument is said now, not with the first mail
+        check_mails(mails)
         return MailOutcomes(self._outcomes(mails, timeout))
 
     def _outcomes(self, mails: Iterable[Mail], timeout: Timeout) -> Generator[MailOutcome, None, None]:

@@ -67,7 +67,7 @@ def endpoint_of(host: object, port: object, unix_socket: object = None, *, proto
 
 
 def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: ProtocolName) -> tuple[Endpoint, ...]:
-    """The endpoints of a pool (EP1): one, or several in order of preference. Raises TypeError or `InvalidInputError`."""
+    """The endpoints of a pool (EP1): one, or several in order of preference. Raises as `endpoint_of`."""
     if host is None or isinstance(host, str):
         return (endpoint_of(host, port, unix_socket, protocol=protocol),)
     if not isinstance(host, Sequence):

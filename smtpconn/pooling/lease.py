@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from smtpconn import attempts
+from smtpconn.chain import check_mail, check_mails
 from smtpconn.connection import Message, Recipients
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.opening import CredentialsSource, concealed
@@ -263,13 +264,13 @@ class Lease:
     def send_many(self, mails: Iterable[Mail], *, timeout: Limit = None) -> MailOutcomes:
         """`SmtpConnection.send_many`: one mail after the other, over this connection."""
         limit = self._timeout if timeout is None else timeout
-        Budget.of(limit)  # a wrong timeout is refused now, not with the first mail
+        Budget.of(limit)  # what is wrong with an argument is said now, not with the first mail
+        check_mails(mails)
         return MailOutcomes(self._outcomes(mails, limit))
 
     def _outcomes(self, mails: Iterable[Mail], limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
         for index, mail in enumerate(mails):
-            if not isinstance(mail, Mail):
-                raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
+            check_mail(mail)
             yield MailOutcome.of(index, mail, lambda mail: self._verb("_send", mail, timeout=limit))
 
     # ---- the session. A connection that changed its identity serves nobody else afterwards (I34)
