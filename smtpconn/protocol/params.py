@@ -16,7 +16,7 @@ from typing import Any
 
 from smtpconn.protocol import xtext
 from smtpconn.protocol.address import exact_text, quoted, refusal, refuse_controls
-from smtpconn.protocol.errors import InvalidInputError
+from smtpconn.protocol.errors import InvalidInputError, numeral
 
 ENVID_LIMIT = 100  # octets of xtext; RFC 3461 section 5.1
 ORCPT_LIMIT = 500  # octets of type and xtext; section 5.1
@@ -57,8 +57,7 @@ def exact_bool(argument: str, value: object) -> bool:
 def _number(argument: str, value: object, least: int, most: int) -> int:
     number = exact_int(argument, value)
     if not least <= number <= most:
-        shown = number if abs(number) < 10**20 else "a number of more than 20 digits"
-        raise InvalidInputError(f"{argument} must be {least} to {most}: {shown}")
+        raise InvalidInputError(f"{argument} must be {least} to {most}: {numeral(number)}")
     return number
 
 
