@@ -173,7 +173,17 @@ def concealed(given: CredentialsSource | None) -> CredentialsSource | None:
     """
     if isinstance(given, tuple):
         return tuple(Secret(item, "password") if place else item for place, item in enumerate(given))  # type: ignore[return-value]  # checked later
-    return given
+    known = given is None or isinstance(given, Credentials) or callable(given)
+    return given if known else _Misfit(type(given).__name__)  # type: ignore[return-value]  # refused later
+
+
+class _Misfit:
+    """What was given for credentials and is none: a password, perhaps, so that only its type is kept."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
 
 def credentials_of(given: CredentialsSource | None) -> Credentials | Callable[[], Credentials] | None:
@@ -186,7 +196,7 @@ def credentials_of(given: CredentialsSource | None) -> Credentials | Callable[[]
         return PasswordAuth(*hidden)
     if callable(hidden):
         return hidden  # what it returns is checked when it is called
-    kind = type(hidden).__name__
+    kind = hidden.kind if isinstance(hidden, _Misfit) else type(hidden).__name__
     raise TypeError(f"credentials must be a credentials object, (user, password) or a callable, not {kind}")
 
 
