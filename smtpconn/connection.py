@@ -249,7 +249,8 @@ class SmtpConnection(Sending):
         keywords["credentials"] = concealed(keywords.get("credentials"))
         parsed = ParsedUrl(url, credentials_given=keywords.get("credentials") is not None)
         if parsed.pool_options:
-            raise InvalidInputError(f"url: {next(iter(parsed.pool_options))} is a key for a ConnectionPool")
+            key = next(iter(parsed.pool_options))
+            raise InvalidInputError(f"url: {key} is a key for a ConnectionPool: leave it away")
         if len(parsed.hosts) > 1:
             raise InvalidInputError("url: several hosts are for a ConnectionPool")
         options = {key: value for key, value in parsed.options.items() if key != "timeout"}

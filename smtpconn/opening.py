@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from smtpconn import resolve
 from smtpconn.deadline import Budget, Deadline
-from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host
+from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host, exact_text
 from smtpconn.protocol.audit import AuditSink
-from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError
+from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError, numeral
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.policy import SendPolicy
 from smtpconn.protocol.sasl import Credentials, PasswordAuth, Secret
@@ -60,10 +60,10 @@ def endpoint_of(host: object, port: object, unix_socket: object = None, *, proto
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError(f"port must be an int, not {type(port).__name__}")
     if not 1 <= port <= 65_535:
-        raise InvalidInputError(f"port must be 1 to 65535: {port}")
+        raise InvalidInputError(f"port must be 1 to 65535: {numeral(port)}")
     if protocol == "lmtp" and port == _LMTP_FORBIDDEN_PORT:
         raise InvalidInputError("port 25 is SMTP's: LMTP must not be spoken there (RFC 2033 section 5)")
-    return Endpoint(check_host(host), int(port))
+    return Endpoint(check_host(host), int.__int__(port))
 
 
 def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: ProtocolName) -> tuple[Endpoint, ...]:
@@ -78,7 +78,7 @@ def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: P
     for entry in host:
         pair = entry if isinstance(entry, tuple) else (entry, port)
         if len(pair) != 2:
-            raise InvalidInputError("host: each entry is a name or (name, port)")
+            raise InvalidInputError("host: each entry must be a name or (name, port)")
         found.append(endpoint_of(pair[0], pair[1], protocol=protocol))
     if not found:
         raise InvalidInputError("host must name at least one host")
@@ -127,7 +127,7 @@ class Opening:
             hook = getattr(self, name)
             missing = [method for method in methods if hook is not None and not callable(getattr(hook, method, None))]
             if missing:
-                raise TypeError(f"{name} has no method {missing[0]}")
+                raise TypeError(f"{name} must have a method {missing[0]}")
 
     @property
     def tls(self) -> TlsConfig:
@@ -209,10 +209,11 @@ def _source_address_of(given: object) -> tuple[str, int] | None:
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError("source_address: the port must be an int")
     if not 0 <= port <= 65_535:
-        raise InvalidInputError(f"source_address: port must be 0 to 65535: {port}")
+        raise InvalidInputError(f"source_address: port must be 0 to 65535: {numeral(port)}")
+    host = exact_text("source_address", host)
     if host:
-        address_literal(host)
-    return str(host), int(port)
+        address_literal(host, argument="source_address")
+    return host, int.__int__(port)
 
 
 @functools.lru_cache(maxsize=1)

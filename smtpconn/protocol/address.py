@@ -154,7 +154,7 @@ def check_address_literal(text: str, *, argument: str = "address literal") -> st
     raise refusal(argument, "must be [<IPv4 address>] or [IPv6:<IPv6 address>]", text)
 
 
-def address_literal(ip: str) -> str:
+def address_literal(ip: str, *, argument: str = "ip") -> str:
     """The address literal of an IP address: `[192.0.2.1]`, `[IPv6:2001:db8::1]`.
 
     A zone index (`%eth0`) is left out: it means nothing outside this host (RFC 4007 section 6).
@@ -163,13 +163,13 @@ def address_literal(ip: str) -> str:
         TypeError: it is no `str`.
         InvalidInputError: it is no IP address.
     """
-    text = exact_text("ip", ip)
+    text = exact_text(argument, ip)
     bare = text.partition("%")[0]
     if _is_ipv4(text):
         return f"[{text}]"
     if _is_ipv6(bare):
         return f"[IPv6:{bare}]"
-    raise refusal("ip", "must be an IPv4 or IPv6 address", text)
+    raise refusal(argument, "must be an IPv4 or IPv6 address", text)
 
 
 def check_ehlo_domain(text: str, *, argument: str = "ehlo_domain") -> str:

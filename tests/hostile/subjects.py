@@ -216,7 +216,7 @@ def by_door(listed: list[Row]) -> list[Any]:
 _WAY_OUT = re.compile(
     r"\b(must|give|use|needs?|needed|required|leave|choose|write|make|encode|take|takes|the limit is|at most|"
     r"may have|exclude|excludes|is for|are for|not possible|not offer|does not offer|must not|set|percent-encode|"
-    r"one too many|end its lines|has no meaning|once)\b"
+    r"one too many|end its lines|the keys are|stands? in brackets|takes a path|has no meaning|once)\b"
 )
 
 
@@ -294,12 +294,15 @@ class Subject:
         assert result.all_delivered
         assert len(self.lines.opened) == 1
         assert self.lines.told == MAIL
-        self.close()
-
-    def close(self) -> None:
         if self._lease is not None:
             self._lease.__exit__(None, None, None)
+            self._lease = None
             assert self.lines.opened[0].closed is False, "the lease was to go back to the pool"
+        self.close_all()
+
+    def close_all(self) -> None:
+        if self._lease is not None:
+            self._lease.__exit__(None, None, None)
         if self._pool is not None:
             self._pool.close()
         if self._connection is not None:

@@ -525,7 +525,7 @@ def test_V18_a_str_that_lies_is_taken_for_what_it_is_made_of(door: str) -> None:
     subject = Subject(protocol_of(door))
     call_send(subject, door, sender=Lying(SENDER), recipients=[Lying(ONE)], newlines=Lying("strict"))
     assert subject.lines.told == MAIL
-    subject.close()
+    subject.close_all()
 
 
 @pytest.mark.parametrize("argument", ["sender", "recipients"])
@@ -593,7 +593,7 @@ def test_IN24_a_batch_of_what_is_no_mail(owner: str, item: Any) -> None:
     refusal_of(Row(owner, "V17", item, "T", "Mail"), lambda: next(outcomes))
     assert subject.lines.told == MAIL
     outcomes.close()
-    subject.close()
+    subject.close_all()
 
 
 def test_the_table_is_as_large_as_it_is_said_to_be() -> None:
