@@ -35,6 +35,12 @@ def nothing(place: int) -> None:
     """No mail follows."""
 
 
+def check_mails(mails: object) -> None:
+    """Raise `TypeError` for what cannot be a batch: it is asked when the batch is made, not when it is begun."""
+    if isinstance(mails, (str, bytes, Mail)) or not isinstance(mails, Iterable):
+        raise TypeError(f"send_many takes an iterable of Mail objects, not {type(mails).__name__}")
+
+
 def check_mail(mail: object) -> None:
     """Raise `TypeError` for what is no `Mail`."""
     if not isinstance(mail, Mail):

@@ -5,6 +5,7 @@ Each verb takes the lock, runs one flow before one deadline, and says what becam
 
 from __future__ import annotations
 
+import functools
 import os
 import types
 from collections.abc import Generator, Iterable
@@ -12,7 +13,7 @@ from typing import Any, overload
 
 from smtpconn import handshake
 from smtpconn import message as email_messages
-from smtpconn.chain import Chain, Pulled, check_mail
+from smtpconn.chain import Chain, Pulled, check_mail, check_mails
 from smtpconn.deadline import Budget, Clock, Deadline, Timeouts
 from smtpconn.opening import (
     CredentialsSource,
@@ -26,7 +27,8 @@ from smtpconn.opening import (
     endpoint_of,
     transports,
 )
-from smtpconn.outcomes import MailOutcome, MailOutcomes, mail_of_call
+from smtpconn.outcomes import MailOutcome, MailOutcomes, budget_of_call, mail_of_call
+from smtpconn.protocol import commands
 from smtpconn.protocol.address import ForwardPath, ReversePath, check_ehlo_domain
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import (
@@ -37,7 +39,7 @@ from smtpconn.protocol.errors import (
 )
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.flow import Pipelining
-from smtpconn.protocol.mail import BinaryFile, Mail, Recipient
+from smtpconn.protocol.mail import BinaryFile, Mail, Recipient, recipients_of
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.policy import SendPolicy
 from smtpconn.protocol.reply import Reply
@@ -249,7 +251,8 @@ class SmtpConnection(Sending):
         keywords["credentials"] = concealed(keywords.get("credentials"))
         parsed = ParsedUrl(url, credentials_given=keywords.get("credentials") is not None)
         if parsed.pool_options:
-            raise InvalidInputError(f"url: {next(iter(parsed.pool_options))} is a key for a ConnectionPool")
+            key = next(iter(parsed.pool_options))
+            raise InvalidInputError(f"url: {key} is a key for a ConnectionPool: leave it away")
         if len(parsed.hosts) > 1:
             raise InvalidInputError("url: several hosts are for a ConnectionPool")
         options = {key: value for key, value in parsed.options.items() if key != "timeout"}
@@ -418,7 +421,8 @@ class SmtpConnection(Sending):
         `InvalidInputError`, `ExtensionUnavailableError`, `PolicyError`, `UsageError` before the first octet,
         `SmtpTimeoutError`, `ConnectionLostError`, `ProtocolError`. RFC 5321 section 3.3, RFC 2033 section 4.2.
         """
-        budget = Budget.of(timeout)  # from here on: going through the arguments takes time, too (F92)
+        # From here on: going through the arguments takes time, too (F92).
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self.send_mail(mail, budget)
 
@@ -434,7 +438,7 @@ class SmtpConnection(Sending):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, by BDAT (RFC 3030); needs CHUNKING. `params.body="BINARYMIME"` passes the octets unchanged."""
-        budget = Budget.of(timeout)
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self.send_mail(mail, budget)
 
@@ -450,7 +454,7 @@ class SmtpConnection(Sending):
         size: int | None = None,
     ) -> SendResult:
         """As `send`, on an LMTP connection only (`UsageError`)."""
-        budget = Budget.of(timeout)
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self._send_lmtp("send_lmtp", mail, budget)
 
@@ -466,7 +470,7 @@ class SmtpConnection(Sending):
         size: int | None = None,
     ) -> SendResult:
         """As `send_bdat`, on an LMTP connection only (`UsageError`)."""
-        budget = Budget.of(timeout)
+        budget = budget_of_call(timeout, lambda: recipients_of(recipients))
         mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self._send_lmtp("send_lmtp_bdat", mail, budget)
 
@@ -485,8 +489,9 @@ class SmtpConnection(Sending):
 
         Raises as `send`.
         """
-        budget = Budget.of(timeout)
-        mail = email_messages.mail_of(email_message, sender=sender, recipients=recipients, params=params)
+        given = functools.partial(email_messages.mail_of, email_message, sender=sender, recipients=recipients)
+        budget = budget_of_call(timeout, lambda: given().recipients)
+        mail = given(params=params)
         return self.send_mail(mail, budget)
 
     def send_many(self, mails: Iterable[Mail], *, timeout: Timeout) -> MailOutcomes:
@@ -497,7 +502,8 @@ class SmtpConnection(Sending):
         Yields one `MailOutcome` for each mail, in order. After the connection is lost each further mail yields the
         error that says so: not delivered, safe to repeat.
         """
-        Budget.of(timeout)  # a wrong timeout is refused now, not with the first mail
+        Budget.of(timeout)  # what is wrong with an argument is said now, not with the first mail
+        check_mails(mails)
         return MailOutcomes(self._outcomes(mails, timeout))
 
     def _outcomes(self, mails: Iterable[Mail], timeout: Timeout) -> Generator[MailOutcome, None, None]:
@@ -552,15 +558,18 @@ class SmtpConnection(Sending):
 
     def vrfy(self, address: str, *, timeout: Timeout) -> Reply:
         """VRFY: the reply, whatever its code (250, 251, 252, 550, 502 ...). RFC 5321 section 3.5."""
-        return self._run(lambda: self._session.vrfy(address), Budget.of(timeout))
+        text = commands.free_text("VRFY", address)
+        return self._run(lambda: self._session.vrfy(text), Budget.of(timeout))
 
     def expn(self, name: str, *, timeout: Timeout) -> Reply:
         """EXPN: the reply, whatever its code. RFC 5321 section 3.5."""
-        return self._run(lambda: self._session.expn(name), Budget.of(timeout))
+        text = commands.free_text("EXPN", name)
+        return self._run(lambda: self._session.expn(text), Budget.of(timeout))
 
     def help(self, topic: str | None = None, *, timeout: Timeout) -> Reply:
         """HELP: the reply, whatever its code. RFC 5321 section 4.1.1.8."""
-        return self._run(lambda: self._session.help(topic), Budget.of(timeout))
+        text = None if topic is None else commands.free_text("HELP", topic)
+        return self._run(lambda: self._session.help(text), Budget.of(timeout))
 
     def rehlo(self, *, timeout: Timeout) -> None:
         """EHLO or LHLO again; replaces `capabilities`. A refusal voids them and closes the connection."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smtpconn.protocol.errors import InvalidInputError
+from smtpconn.protocol.errors import InvalidInputError, numeral
 
 Clock = Callable[[], float]
 
@@ -32,7 +32,7 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     except OverflowError:
         number = math.inf
     if math.isnan(number) or number < 0 or (number == 0 and not zero) or number > _LONGEST:
-        raise InvalidInputError(f"{name} must be a finite number of seconds above 0: {value!r:.80}")
+        raise InvalidInputError(f"{name} must be a finite number of seconds above 0: {numeral(value)}")
     if number > _DAY:
         warnings.warn(f"{name} is {number:g} seconds, more than one day: is the unit right?", stacklevel=4)
     return number

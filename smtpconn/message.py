@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from smtpconn.protocol.errors import InvalidInputError
+from smtpconn.protocol.errors import InvalidInputError, SmtpError
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.mail import Mail, Recipient, recipients_of, sender_of
+from smtpconn.protocol.result import nobody_has_it
 
 _ADDRESSES = ("From", "Sender", "Reply-To", "To", "Cc", "Bcc")
 # What `email` raises for a header or a part that it does not understand; a soft time limit is none of these.
@@ -48,7 +49,12 @@ def mail_of(
     """
     if not isinstance(message, email.message.Message):
         raise TypeError(f"send_message takes an EmailMessage, not {type(message).__name__}: octets go through send")
-    return addressed(Mail.from_message(message, sender=sender, recipients=recipients, params=params, tag=tag))
+    given = None if recipients is None else recipients_of(recipients)
+    try:
+        return addressed(Mail.from_message(message, sender=sender, recipients=given, params=params, tag=tag))
+    except SmtpError as error:
+        error.recipients = nobody_has_it(given or ())
+        raise
 
 
 def addressed(mail: Mail) -> Mail:
@@ -71,8 +77,6 @@ def serialised(mail: Mail, capabilities: ServerCapabilities) -> Mail:
     assert mail.sender is not None
     assert mail.recipients is not None
     message: email.message.Message = mail.email_message
-    if mail.params.body == "BINARYMIME":
-        raise InvalidInputError("params.body BINARYMIME is not possible for an email message: it is sent as text")
     paths = (mail.sender, *(recipient.path for recipient in mail.recipients))
     international = any(path.requires_smtputf8 for path in paths) or not _has_ascii_addresses(message)
     if international and mail.params.smtputf8 is False:

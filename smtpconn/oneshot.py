@@ -86,9 +86,9 @@ def _trust_of(given: object) -> str | bytes:
         raise TypeError(f"trust must be 'bundled' or PEM octets (bytes), not {type(given).__name__}")
     octets = bytes(given)
     if len(octets) > _PEM_OCTETS:
-        raise InvalidInputError(f"trust: the PEM data has more than {_PEM_OCTETS} octets")
+        raise InvalidInputError(f"trust: the PEM data must not have more than {_PEM_OCTETS} octets")
     if len(pem_certificates(octets)) > _PEM_BLOCKS:
-        raise InvalidInputError(f"trust: the PEM data has more than {_PEM_BLOCKS} certificates")
+        raise InvalidInputError(f"trust: the PEM data must not have more than {_PEM_BLOCKS} certificates")
     return octets
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from smtpconn import resolve
 from smtpconn.deadline import Budget, Deadline
-from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host
+from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host, exact_text
 from smtpconn.protocol.audit import AuditSink
-from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError
+from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError, numeral
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.policy import SendPolicy
 from smtpconn.protocol.sasl import Credentials, PasswordAuth, Secret
@@ -60,10 +60,29 @@ def endpoint_of(host: object, port: object, unix_socket: object = None, *, proto
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError(f"port must be an int, not {type(port).__name__}")
     if not 1 <= port <= 65_535:
-        raise InvalidInputError(f"port must be 1 to 65535: {port}")
+        raise InvalidInputError(f"port must be 1 to 65535: {numeral(port)}")
     if protocol == "lmtp" and port == _LMTP_FORBIDDEN_PORT:
         raise InvalidInputError("port 25 is SMTP's: LMTP must not be spoken there (RFC 2033 section 5)")
-    return Endpoint(check_host(host), int(port))
+    return Endpoint(check_host(host), int.__int__(port))
+
+
+def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: ProtocolName) -> tuple[Endpoint, ...]:
+    """The endpoints of a pool (EP1): one, or several in order of preference. Raises as `endpoint_of`."""
+    if host is None or isinstance(host, str):
+        return (endpoint_of(host, port, unix_socket, protocol=protocol),)
+    if not isinstance(host, Sequence):
+        raise TypeError(f"host must be a str or a sequence of hosts, not {type(host).__name__}")
+    if unix_socket is not None:
+        raise InvalidInputError("unix_socket excludes host and port: give one or the other")
+    found = []
+    for entry in host:
+        pair = entry if isinstance(entry, tuple) else (entry, port)
+        if len(pair) != 2:
+            raise InvalidInputError("host: each entry must be a name or (name, port)")
+        found.append(endpoint_of(pair[0], pair[1], protocol=protocol))
+    if not found:
+        raise InvalidInputError("host must name at least one host")
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +127,7 @@ class Opening:
             hook = getattr(self, name)
             missing = [method for method in methods if hook is not None and not callable(getattr(hook, method, None))]
             if missing:
-                raise TypeError(f"{name} has no method {missing[0]}")
+                raise TypeError(f"{name} must have a method {missing[0]}")
 
     @property
     def tls(self) -> TlsConfig:
@@ -154,7 +173,17 @@ def concealed(given: CredentialsSource | None) -> CredentialsSource | None:
     """
     if isinstance(given, tuple):
         return tuple(Secret(item, "password") if place else item for place, item in enumerate(given))  # type: ignore[return-value]  # checked later
-    return given
+    known = given is None or isinstance(given, Credentials) or callable(given)
+    return given if known else _Misfit(type(given).__name__)  # type: ignore[return-value]  # refused later
+
+
+class _Misfit:
+    """What was given for credentials and is none: a password, perhaps, so that only its type is kept."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
 
 
 def credentials_of(given: CredentialsSource | None) -> Credentials | Callable[[], Credentials] | None:
@@ -167,7 +196,7 @@ def credentials_of(given: CredentialsSource | None) -> Credentials | Callable[[]
         return PasswordAuth(*hidden)
     if callable(hidden):
         return hidden  # what it returns is checked when it is called
-    kind = type(hidden).__name__
+    kind = hidden.kind if isinstance(hidden, _Misfit) else type(hidden).__name__
     raise TypeError(f"credentials must be a credentials object, (user, password) or a callable, not {kind}")
 
 
@@ -180,10 +209,11 @@ def _source_address_of(given: object) -> tuple[str, int] | None:
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError("source_address: the port must be an int")
     if not 0 <= port <= 65_535:
-        raise InvalidInputError(f"source_address: port must be 0 to 65535: {port}")
+        raise InvalidInputError(f"source_address: port must be 0 to 65535: {numeral(port)}")
+    host = exact_text("source_address", host)
     if host:
-        address_literal(host)
-    return str(host), int(port)
+        address_literal(host, argument="source_address")
+    return host, int.__int__(port)
 
 
 @functools.lru_cache(maxsize=1)

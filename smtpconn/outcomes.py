@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from smtpconn.attempts import attempt_of
+from smtpconn.deadline import Budget, Timeouts
 from smtpconn.protocol.errors import Delivery, SmtpError, summary
-from smtpconn.protocol.mail import Mail, recipients_of
+from smtpconn.protocol.mail import Mail, Recipient, recipients_of
 from smtpconn.protocol.result import RecipientResult, SendResult, nobody_has_it
 
 
@@ -90,6 +92,16 @@ def mail_of_call(sender: Any, recipients: Any, message: Any, **options: Any) -> 
         return Mail(sender, given, message, **options)
     except SmtpError as error:
         error.recipients = nobody_has_it(given)
+        raise
+
+
+def budget_of_call(timeout: float | Timeouts, recipients: Callable[[], Iterable[Recipient] | None]) -> Budget:
+    """The `Budget` that the timeout of a verb means, from now on. A wrong one has a verdict for each recipient."""
+    try:
+        return Budget.of(timeout)
+    except SmtpError as error:
+        with contextlib.suppress(Exception):  # where they are wrong, too, the timeout is what is told
+            error.recipients = nobody_has_it(recipients() or ())
         raise
 
 

@@ -40,7 +40,7 @@ def pem_certificates(octets: bytes) -> list[bytes]:
     if block is not None:
         raise InvalidInputError("trust: the last block of the PEM data has no end")
     if not found:
-        raise InvalidInputError("trust: the PEM data has no certificate")
+        raise InvalidInputError("trust: the PEM data must have at least one certificate")
     return found
 
 

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, NoReturn
 from smtpconn import message as email_messages
 from smtpconn.connection import Message, Recipients, open_connection
 from smtpconn.deadline import Timeouts, seconds
-from smtpconn.opening import CredentialsSource, Dial, Endpoint, Opening, concealed, credentials_of, endpoint_of
-from smtpconn.outcomes import MailOutcomes
+from smtpconn.opening import CredentialsSource, Dial, Opening, concealed, credentials_of, endpoints_of
+from smtpconn.outcomes import MailOutcomes, mail_of_call
 from smtpconn.pooling import events, process
 from smtpconn.pooling.announcer import Announcer
 from smtpconn.pooling.batch import Batch
@@ -32,9 +32,11 @@ from smtpconn.pooling.settings import PoolSettings, check_sizes
 from smtpconn.pooling.stats import PoolStats, snapshot
 from smtpconn.pooling.stock import Stock
 from smtpconn.pooling.supply import Supply
+from smtpconn.protocol import commands
 from smtpconn.protocol.address import ReversePath
 from smtpconn.protocol.audit import AuditSink
-from smtpconn.protocol.errors import InvalidInputError, PoolClosedError, SmtpError
+from smtpconn.protocol.envelope import refuse_local_recipients
+from smtpconn.protocol.errors import PoolClosedError, SmtpError
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.params import MailParams
@@ -94,7 +96,7 @@ class ConnectionPool:
     ) -> None:
         hidden = concealed(credentials)
         del credentials  # SEC2
-        endpoints = _endpoints(host, port, unix_socket, protocol)
+        endpoints = endpoints_of(host, port, unix_socket, protocol=protocol)
         if tls_mode is None:
             if unix_socket is None:
                 raise TypeError("tls_mode is required: TlsMode.IMPLICIT, STARTTLS or NONE")
@@ -191,7 +193,7 @@ class ConnectionPool:
         deadline (D7). Raises what `SmtpConnection.send` and `connect` raise, and `PoolTimeoutError`, `PoolClosedError`,
         `PoolOverloadedError`.
         """
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size)
         return self._send_mail(mail, timeout)
 
     def send_bdat(
@@ -206,7 +208,7 @@ class ConnectionPool:
         size: int | None = None,
     ) -> SendResult:
         """Send one mail by BDAT (RFC 3030); otherwise as `send`."""
-        mail = Mail(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
+        mail = mail_of_call(sender, recipients, message, params=params, newlines=newlines, size=size, chunking=True)
         return self._send_mail(mail, timeout)
 
     def send_message(
@@ -223,6 +225,8 @@ class ConnectionPool:
         return self._send_mail(mail, timeout)
 
     def _send_mail(self, mail: Mail, timeout: float | Timeouts | None) -> SendResult:
+        if self._opening.protocol == "smtp":
+            refuse_local_recipients(mail.recipients or ())
         return self._perform(timeout, lambda connection, budget: connection.send_mail(mail, budget), mail)
 
     def send_many(
@@ -251,15 +255,18 @@ class ConnectionPool:
 
     def vrfy(self, address: str, *, timeout: float | Timeouts | None = None) -> Reply:
         """VRFY: the reply, whatever its code. RFC 5321 section 3.5."""
-        return self._perform(timeout, lambda connection, budget: connection.command("VRFY", address, budget))
+        text = commands.free_text("VRFY", address)
+        return self._perform(timeout, lambda connection, budget: connection.command("VRFY", text, budget))
 
     def expn(self, name: str, *, timeout: float | Timeouts | None = None) -> Reply:
         """EXPN: the reply, whatever its code. RFC 5321 section 3.5."""
-        return self._perform(timeout, lambda connection, budget: connection.command("EXPN", name, budget))
+        text = commands.free_text("EXPN", name)
+        return self._perform(timeout, lambda connection, budget: connection.command("EXPN", text, budget))
 
     def help(self, topic: str | None = None, *, timeout: float | Timeouts | None = None) -> Reply:
         """HELP: the reply, whatever its code. RFC 5321 section 4.1.1.8."""
-        return self._perform(timeout, lambda connection, budget: connection.command("HELP", topic, budget))
+        text = None if topic is None else commands.free_text("HELP", topic)
+        return self._perform(timeout, lambda connection, budget: connection.command("HELP", text, budget))
 
     def noop(self, *, timeout: float | Timeouts | None = None) -> Reply:
         """NOOP: on an empty pool a check of the whole configuration, because it opens a connection for it."""
@@ -417,24 +424,3 @@ class ConnectionPool:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a ConnectionPool cannot be pickled or copied")
-
-
-def _endpoints(
-    host: object, port: object, unix_socket: object, protocol: ProtocolName
-) -> tuple[Endpoint, ...]:
-    """EP1: one endpoint, or several in order of preference."""
-    if host is None or isinstance(host, str):
-        return (endpoint_of(host, port, unix_socket, protocol=protocol),)
-    if not isinstance(host, Sequence):
-        raise TypeError(f"host must be a str or a sequence of hosts, not {type(host).__name__}")
-    if unix_socket is not None:
-        raise InvalidInputError("unix_socket excludes host and port: give one or the other")
-    found = []
-    for entry in host:
-        pair = entry if isinstance(entry, tuple) else (entry, port)
-        if len(pair) != 2:
-            raise InvalidInputError("host: each entry is a name or (name, port)")
-        found.append(endpoint_of(pair[0], pair[1], protocol=protocol))
-    if not found:
-        raise InvalidInputError("host must name at least one host")
-    return tuple(found)

@@ -76,7 +76,7 @@ def unix_address(path: str | os.PathLike[str]) -> SocketAddress:
         raise TypeError("unix_socket must be a path of str")
     text = str.__str__(text)  # an exact copy: a subclass may lie
     if "\0" in text or _DISGUISED.search(text):
-        raise InvalidInputError(f"unix_socket has a NUL, a surrogate, or a line end in disguise: {text!a:.80}")
+        raise InvalidInputError(f"unix_socket must not have a NUL, a surrogate, a disguised line end: {text!a:.80}")
     if not 1 <= len(os.fsencode(text)) <= _LONGEST_PATH:
         raise InvalidInputError(f"unix_socket must have 1 to {_LONGEST_PATH} octets: {text!a:.80}")
     if not hasattr(socket, "AF_UNIX"):

@@ -15,7 +15,7 @@ from smtpconn.conversation import Conversation
 from smtpconn.deadline import Budget
 from smtpconn.protocol import audit, ledger
 from smtpconn.protocol.burst import Burst, Outcome
-from smtpconn.protocol.envelope import Outgoing
+from smtpconn.protocol.envelope import Outgoing, refuse_local_recipients
 from smtpconn.protocol.errors import ConnectionLostError, Delivery, ProtocolError, SmtpError, SmtpTimeoutError
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.flow import Pipelining
@@ -75,6 +75,8 @@ class Sending(Conversation):
             return self._transact(mail, budget)
 
         try:
+            if not self._session.is_lmtp:
+                refuse_local_recipients(mail.recipients or ())
             return self._in_turn(budget, call)
         except SmtpError as error:
             given = mail.recipients

@@ -197,7 +197,7 @@ def _checked_alpn(names: object) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise TypeError(f"alpn must be a tuple of str, not of {type(name).__name__}")
         if not name.isascii() or not 1 <= len(name) <= 255:
-            raise InvalidInputError("alpn: a protocol name has 1 to 255 ASCII octets (RFC 7301 section 3.1)")
+            raise InvalidInputError("alpn: a protocol name must have 1 to 255 ASCII octets (RFC 7301 section 3.1)")
     return tuple(str.__str__(name) for name in names)
 
 

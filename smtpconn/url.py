@@ -57,7 +57,7 @@ _MISTAKEN = {
 
 AUTH_KINDS = ("password", "plain", "login", "scram", "xoauth2", "oauthbearer")
 
-_UNCLEAN = re.compile(r"[^\x21-\x7e]")
+_UNCLEAN = re.compile(r"[^\x21-\x7e]|[<>]")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _INTEGER = re.compile(r"[0-9]{1,9}")
@@ -166,7 +166,7 @@ class ParsedUrl:
         self.hosts: list[tuple[str, int]] = []
         userinfo, at, places = authority.rpartition("@")
         if scheme == "lmtp+unix":
-            if authority:
+            if authority or not path:
                 raise InvalidInputError("url: lmtp+unix:// takes a path only: lmtp+unix:///run/lmtp")
             self.unix_socket = _decoded("path", path)
         else:
@@ -257,14 +257,14 @@ def _split(url: object) -> tuple[str, str, str, str]:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, not {type(url).__name__}")
     if _UNCLEAN.search(url):
-        raise InvalidInputError("url has a blank, a control or a non-ASCII character: percent-encode it")
+        raise InvalidInputError("url has a blank, <, >, a control or a non-ASCII character: percent-encode it")
     scheme, mark, rest = url.partition("://")
     scheme = scheme.lower()
     if not mark:
         raise InvalidInputError("url has no scheme: write submission://user:password@host")
     if scheme not in _SCHEMES:
         ours = _FOREIGN.get(scheme)
-        hint = f"write {ours}://" if ours else f"the schemes are {', '.join(_SCHEMES)}"
+        hint = f"write {ours}://" if ours else f"use one of {', '.join(_SCHEMES)}"
         raise InvalidInputError(f"url has an unknown scheme: {hint}")
     if "#" in rest:
         raise InvalidInputError("url: a fragment has no meaning here; percent-encode # as %23")
@@ -279,24 +279,32 @@ def _decoded(part: str, coded: str) -> str:
     try:
         text = urllib.parse.unquote_to_bytes(coded).decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidInputError(f"url: the {part} is not percent-encoded UTF-8") from None
+        raise InvalidInputError(f"url: the {part} must be percent-encoded UTF-8") from None
     if _CONTROL.search(text):
-        raise InvalidInputError(f"url: the {part} has a control character")
+        raise InvalidInputError(f"url: the {part} must not have a control character")
     return text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return not text  # what is no host at all is told below
+    return True
 
 
 def _place(place: str, default_port: int) -> tuple[str, int]:
     """One `host`, `host:port`, `[v6]` or `[v6]:port`."""
     if place.startswith("["):
         host, bracket, rest = place[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(host):
             raise InvalidInputError("url: an IPv6 address stands in brackets: [2001:db8::1]:587")
         port = rest[1:] if rest else None
     else:
         host, colon, after = place.partition(":")
         port = after if colon else None
     if not host:
-        raise InvalidInputError("url has no host")
+        raise InvalidInputError("url must name a host")
     return _decoded("host", host), default_port if port is None else _integer("port", port)
 
 
@@ -307,9 +315,9 @@ def _parameters(query: str) -> dict[str, Any]:
         if key not in _KEYS:
             raise InvalidInputError(f"url: unknown key {key!r:.40}{_advice(key)}")
         if key in found:
-            raise InvalidInputError(f"url: the key {key} is there twice")
+            raise InvalidInputError(f"url: the key {key} is there twice: give it once")
         if not equals or not coded:
-            raise InvalidInputError(f"url: the key {key} is empty")
+            raise InvalidInputError(f"url: the key {key} is empty: give it a value")
         found[key] = _KEYS[key](key, _decoded(key, coded))
     return found
 

@@ -390,9 +390,8 @@ def test_MS7_long_lines_are_folded_as_the_policy_of_the_message_says() -> None:
 
 
 def test_MS7_BINARYMIME_is_refused() -> None:
-    mail = mail_of(_accented(), params=MailParams(body="BINARYMIME"))
     with pytest.raises(InvalidInputError, match="BINARYMIME"):
-        serialised(mail, offered("BINARYMIME", "CHUNKING", "8BITMIME"))
+        mail_of(_accented(), params=MailParams(body="BINARYMIME"))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ _PEM_HEAD = "-----BEGIN PRIVATE KEY-----"
         ("trust", "", "trust must be"),
         ("trust", (), "trust must not be empty"),
         ("trust", ("system", "System"), "trust must be"),
-        ("trust", b"", "has no certificate"),
+        ("trust", b"", "must have at least one certificate"),
         ("trust", pathlib.Path("a\0b"), "trust must be a path"),
         ("minimum_version", "TLSv1.1", "minimum_version must be 'TLSv1.2' or 'TLSv1.3'"),
         ("minimum_version", "", "minimum_version must be"),

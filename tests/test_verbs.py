@@ -623,7 +623,7 @@ def test_F92_the_time_that_goes_through_the_arguments_counts(verb: str, monkeypa
         clock.advance(10.0)
         yield ONE[0]
 
-    monkeypatch.setattr("smtpconn.connection.Budget", Clocked)
+    monkeypatch.setattr("smtpconn.outcomes.Budget", Clocked)
     arguments = (message(),) if verb == "send_message" else (SENDER, slow(), BODY)
     options: dict[str, Any] = {"recipients": slow()} if verb == "send_message" else {}
     with pytest.raises(SmtpTimeoutError) as caught:

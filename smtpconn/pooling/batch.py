@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 
+from smtpconn.chain import check_mail, check_mails
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.outcomes import MailOutcome
 from smtpconn.pooling.calls import Calls
@@ -58,8 +59,7 @@ class Batch:
     ) -> None:
         if not isinstance(ordered, bool):
             raise TypeError(f"ordered must be a bool, not {type(ordered).__name__}")
-        if isinstance(mails, (str, bytes, Mail)) or not isinstance(mails, Iterable):
-            raise TypeError(f"send_many takes an iterable of Mail objects, not {type(mails).__name__}")
+        check_mails(mails)
         self._calls = calls
         self._mails = mails
         self._concurrency = None if concurrency is None else whole("concurrency", concurrency, 1)
@@ -126,8 +126,7 @@ class Batch:
         """The input, until it is dry, or raises, or the batch ends for another reason."""
         try:
             for index, mail in enumerate(self._mails):
-                if not isinstance(mail, Mail):
-                    raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
+                check_mail(mail)
                 yield index, mail
                 if self._fault is not None or self._ending is not None:
                     return

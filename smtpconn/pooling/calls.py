@@ -55,9 +55,13 @@ class Calls:
         """The level that the pool was asked for."""
         return self.supply.level
 
-    def budget(self, timeout: float | Timeouts | None) -> Budget:
+    def budget(self, timeout: float | Timeouts | None, mail: Mail | None = None) -> Budget:
         """What the call may spend. Raises TypeError or `InvalidInputError`."""
-        return Budget.of(self.supply.settings.timeout if timeout is None else timeout, self.clock)
+        try:
+            return Budget.of(self.supply.settings.timeout if timeout is None else timeout, self.clock)
+        except SmtpError as error:
+            _explain(error, mail, without_connection=False)
+            raise
 
     def acquire_until(self, budget: Budget, now: float) -> float:
         """Until when the call may acquire (TM1 to TM3)."""
@@ -76,7 +80,7 @@ class Calls:
         return result
 
     def _perform(self, timeout: float | Timeouts | None, verb: Verb[Result], mail: Mail | None) -> Result:
-        budget = self.budget(timeout)
+        budget = self.budget(timeout, mail)
         stay = Stay(self)
         try:
             stay.begin(budget, mail)

@@ -15,20 +15,29 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from smtpconn import attempts
+from smtpconn.chain import check_mail, check_mails
 from smtpconn.connection import Message, Recipients
 from smtpconn.deadline import Budget, Timeouts
-from smtpconn.opening import CredentialsSource, concealed
+from smtpconn.opening import CredentialsSource, concealed, credentials_of
 from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.pooling.claims import Claim
 from smtpconn.pooling.supply import Supply
-from smtpconn.protocol.address import ReversePath
+from smtpconn.protocol.address import ReversePath, check_ehlo_domain
 from smtpconn.protocol.errors import UsageError
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import SendResult
-from smtpconn.protocol.sasl import Secret, SecretSource
+from smtpconn.protocol.sasl import (
+    LoginAuth,
+    OAuthBearerAuth,
+    PlainAuth,
+    ScramAuth,
+    Secret,
+    SecretSource,
+    XOAuth2Auth,
+)
 from smtpconn.protocol.session import SessionState
 from smtpconn.tls import TlsInfo
 
@@ -263,13 +272,13 @@ class Lease:
     def send_many(self, mails: Iterable[Mail], *, timeout: Limit = None) -> MailOutcomes:
         """`SmtpConnection.send_many`: one mail after the other, over this connection."""
         limit = self._timeout if timeout is None else timeout
-        Budget.of(limit)  # a wrong timeout is refused now, not with the first mail
+        Budget.of(limit)  # what is wrong with an argument is said now, not with the first mail
+        check_mails(mails)
         return MailOutcomes(self._outcomes(mails, limit))
 
     def _outcomes(self, mails: Iterable[Mail], limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
         for index, mail in enumerate(mails):
-            if not isinstance(mail, Mail):
-                raise TypeError(f"send_many takes Mail objects, not {type(mail).__name__}")
+            check_mail(mail)
             yield MailOutcome.of(index, mail, lambda mail: self._verb("_send", mail, timeout=limit))
 
     # ---- the session. A connection that changed its identity serves nobody else afterwards (I34)
@@ -278,7 +287,7 @@ class Lease:
         """`SmtpConnection.auth`; the connection is closed when the lease ends."""
         hidden = concealed(credentials)
         del credentials  # SEC2
-        self._changing("auth", hidden, timeout=timeout)
+        self._authenticate(credentials_of(hidden), timeout)
 
     def auth_plain(
         self, user: str, password: SecretSource | Secret, *, timeout: Limit = None, authzid: str | None = None
@@ -286,25 +295,25 @@ class Lease:
         """`SmtpConnection.auth_plain`; the connection is closed when the lease ends."""
         secret = Secret(password, "password")
         del password
-        self._changing("auth_plain", user, secret, timeout=timeout, authzid=authzid)
+        self._authenticate(PlainAuth(user, secret, authzid=authzid), timeout)
 
     def auth_login(self, user: str, password: SecretSource | Secret, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth_login`; the connection is closed when the lease ends."""
         secret = Secret(password, "password")
         del password
-        self._changing("auth_login", user, secret, timeout=timeout)
+        self._authenticate(LoginAuth(user, secret), timeout)
 
     def auth_scram(self, user: str, password: SecretSource | Secret, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth_scram`; the connection is closed when the lease ends."""
         secret = Secret(password, "password")
         del password
-        self._changing("auth_scram", user, secret, timeout=timeout)
+        self._authenticate(ScramAuth(user, secret), timeout)
 
     def auth_xoauth2(self, user: str, token: SecretSource | Secret, *, timeout: Limit = None) -> None:
         """`SmtpConnection.auth_xoauth2`; the connection is closed when the lease ends."""
         secret = Secret(token, "token")
         del token
-        self._changing("auth_xoauth2", user, secret, timeout=timeout)
+        self._authenticate(XOAuth2Auth(user, secret), timeout)
 
     def auth_oauthbearer(
         self, token: SecretSource | Secret, *, timeout: Limit = None, user: str | None = None
@@ -312,16 +321,21 @@ class Lease:
         """`SmtpConnection.auth_oauthbearer`; the connection is closed when the lease ends."""
         secret = Secret(token, "token")
         del token
-        self._changing("auth_oauthbearer", secret, timeout=timeout, user=user)
+        self._authenticate(OAuthBearerAuth(secret, user=user), timeout)
 
     def set_ehlo_domain(self, domain: str) -> None:
         """`SmtpConnection.set_ehlo_domain`; the connection is closed when the lease ends."""
+        checked = check_ehlo_domain(domain)
         self._keep_apart()
-        self._look("set_ehlo_domain")(domain)
+        self._look("set_ehlo_domain")(checked)
 
-    def _changing(self, name: str, *arguments: Any, timeout: Limit, **keywords: Any) -> None:
+    def _authenticate(self, credentials: CredentialsSource | None, timeout: Limit) -> None:
+        """What is wrong with an argument is found before the connection is set apart."""
+        Budget.of(self._timeout if timeout is None else timeout)
+        if credentials is None:
+            raise TypeError("credentials are needed")
         self._keep_apart()
-        self._verb(name, *arguments, timeout=timeout, **keywords)
+        self._verb("auth", credentials, timeout=timeout)
 
     def _keep_apart(self) -> None:
         claim = self._claim

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from smtpconn.deadline import Timeouts, seconds
 from smtpconn.pooling.events import EventHook
-from smtpconn.protocol.errors import InvalidInputError
+from smtpconn.protocol.errors import InvalidInputError, numeral
 
 NOOP_BUDGET = 5  # DF11; Exim refuses the 11th NOOP of a session, Sendmail slows down after 20
 NONMAIL_BUDGET = 8  # DF11
@@ -65,7 +65,7 @@ def check_sizes(max_size: object, min_size: object) -> tuple[int, int]:
     """Both, if they fit together. Raises TypeError or `InvalidInputError`."""
     most, least = whole("max_size", max_size, 1), whole("min_size", min_size, 0)
     if least > most:
-        raise InvalidInputError(f"min_size must not be above max_size: {least} > {most}")
+        raise InvalidInputError(f"min_size must not be above max_size: {numeral(least)} > {numeral(most)}")
     return most, least
 
 
@@ -74,5 +74,5 @@ def whole(name: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < least:
-        raise InvalidInputError(f"{name} must be at least {least}: {value}")
+        raise InvalidInputError(f"{name} must be at least {least}: {numeral(value)}")
     return value

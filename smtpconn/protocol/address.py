@@ -154,7 +154,7 @@ def check_address_literal(text: str, *, argument: str = "address literal") -> st
     raise refusal(argument, "must be [<IPv4 address>] or [IPv6:<IPv6 address>]", text)
 
 
-def address_literal(ip: str) -> str:
+def address_literal(ip: str, *, argument: str = "ip") -> str:
     """The address literal of an IP address: `[192.0.2.1]`, `[IPv6:2001:db8::1]`.
 
     A zone index (`%eth0`) is left out: it means nothing outside this host (RFC 4007 section 6).
@@ -163,13 +163,13 @@ def address_literal(ip: str) -> str:
         TypeError: it is no `str`.
         InvalidInputError: it is no IP address.
     """
-    text = exact_text("ip", ip)
+    text = exact_text(argument, ip)
     bare = text.partition("%")[0]
     if _is_ipv4(text):
         return f"[{text}]"
     if _is_ipv6(bare):
         return f"[IPv6:{bare}]"
-    raise refusal("ip", "must be an IPv4 or IPv6 address", text)
+    raise refusal(argument, "must be an IPv4 or IPv6 address", text)
 
 
 def check_ehlo_domain(text: str, *, argument: str = "ehlo_domain") -> str:
@@ -270,7 +270,7 @@ def _without_route(argument: str, text: str) -> str:
         return text
     route = _ROUTE.match(text)
     if not route:
-        raise refusal(argument, "begins with @ but not with a source route (`@a,@b:user@host`)", text)
+        raise refusal(argument, "must not begin with @, unless it is a source route (`@a,@b:user@host`)", text)
     for hop in text[: route.end() - 1].split(","):
         if hop.startswith("@["):
             check_address_literal(hop[1:], argument=f"the route of {argument}")
@@ -286,7 +286,7 @@ def _local_part_end(argument: str, mailbox: str, text: str) -> int:
         return at if at >= 0 else len(mailbox)
     found = _QUOTED_STRING.match(mailbox)
     if not found or mailbox[found.end() : found.end() + 1] not in ("@", ""):
-        raise refusal(argument, "has a quoted local part that is not closed in front of the @", text)
+        raise refusal(argument, "must have its quoted local part closed in front of the @", text)
     return found.end()
 
 
@@ -297,7 +297,7 @@ def _check_local_part(argument: str, local_part: str, text: str) -> None:
         return
     if any(character in local_part for character in '<>, "\\;:()[]@'):
         raise refusal(argument, "must be one bare address: no display name, no <>, no blank outside quotes", text)
-    raise refusal(argument, "has a local part that is empty or has a dot in the wrong place", text)
+    raise refusal(argument, "must have a local part, with no dot in the wrong place (an end, or behind a dot)", text)
 
 
 @dataclass(frozen=True, order=True, slots=True, repr=False)

@@ -107,7 +107,7 @@ def expn(argument: str, capabilities: ServerCapabilities) -> bytes:
 
 
 def _inquiry(verb: str, argument: str, capabilities: ServerCapabilities) -> bytes:
-    text = _free_text(verb, argument, capabilities)
+    text = _offered_text(verb, argument, capabilities)
     suffix = b"" if text.isascii() else b" SMTPUTF8"
     limit = LINE_LIMIT + (_VRFY_SMTPUTF8_ADDITION if capabilities.supports_smtputf8 else 0)
     return _line(verb, verb.encode("ascii") + b" " + text.encode("utf-8") + suffix, limit)
@@ -117,14 +117,26 @@ def help_(topic: str | None, capabilities: ServerCapabilities) -> bytes:
     """HELP (RFC 5321 section 4.1.1.8), with a topic or without."""
     if topic is None:
         return _line("HELP", b"HELP")
-    return _line("HELP", b"HELP " + _free_text("HELP", topic, capabilities).encode("utf-8"))
+    return _line("HELP", b"HELP " + _offered_text("HELP", topic, capabilities).encode("utf-8"))
 
 
-def _free_text(verb: str, argument: str, capabilities: ServerCapabilities) -> str:
+def free_text(verb: str, argument: str) -> str:
+    """The argument of VRFY, EXPN or HELP, if some server could take it: what can be judged before anybody waits.
+
+    Raises:
+        TypeError: it is no `str`.
+        InvalidInputError: it is empty or blank, has a control character, or is too long for every line.
+    """
     text = exact_text(f"the argument of {verb}", argument)
     refuse_controls(f"the argument of {verb}", text)
     if not text or text.isspace():
         raise refusal(f"the argument of {verb}", "must not be empty or blank", text)
+    _line(verb, verb.encode("ascii") + b" " + text.encode("utf-8"), LINE_LIMIT + _VRFY_SMTPUTF8_ADDITION)
+    return text
+
+
+def _offered_text(verb: str, argument: str, capabilities: ServerCapabilities) -> str:
+    text = free_text(verb, argument)
     if not text.isascii():
         capabilities.require("SMTPUTF8")
     return text

@@ -18,6 +18,7 @@ from smtpconn.protocol.errors import ExtensionUnavailableError, InvalidInputErro
 from smtpconn.protocol.mail import Mail, Recipient, not_seven_bit
 from smtpconn.protocol.params import NO_RCPT_PARAMS
 from smtpconn.protocol.policy import SendPolicy
+from smtpconn.protocol.result import nobody_has_it
 
 if TYPE_CHECKING:
     from smtpconn.protocol.session import Session
@@ -48,12 +49,10 @@ class Outgoing:
         self.chunking = mail.chunking if chunking is None else chunking
         self.is_binary = mail.params.body == "BINARYMIME"
         self.content = mail.content
-        if self.is_binary and not self.chunking:
-            raise InvalidInputError("params.body BINARYMIME goes by BDAT only: use send_bdat, or Mail(chunking=True)")
         if self.chunking:
             capabilities.require("CHUNKING")
         if not session.is_lmtp:
-            _refuse_local_recipients(self.recipients)
+            refuse_local_recipients(self.recipients)
         smtputf8 = gate.check(
             mail.params, self.recipients, capabilities, secure=session.secure, sender=self.sender
         )
@@ -167,12 +166,12 @@ def missing_end(content: bytes) -> bytes:
     return b"" if not content or content.endswith(b"\r\n") else b"\r\n"
 
 
-def _refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
+def refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
+    """Raise `InvalidInputError` for a bare local part, which SMTP has no word for (RFC 5321 section 4.1.1.3)."""
     for recipient in recipients:
-        if recipient.path.domain is None and recipient.path.mailbox.lower() != "postmaster":
-            raise InvalidInputError(
-                f"recipient {recipient.address!r:.80} has no domain: that is possible over LMTP only"
-            )
+        if recipient.path.local and recipient.path.mailbox.lower() != "postmaster":
+            text = f"recipient {recipient.address!r:.80} needs a domain: a bare local part is possible over LMTP only"
+            raise InvalidInputError(text, recipients=nobody_has_it(recipients))
 
 
 def _merge(recipients: Sequence[Recipient]) -> tuple[list[int], list[Recipient]]:

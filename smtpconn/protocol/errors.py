@@ -36,6 +36,13 @@ class Delivery(enum.Enum):
         return f"Delivery.{self.name}"
 
 
+def numeral(number: object) -> str:
+    """A number for an error: Python refuses to spell one of thousands of digits, and nobody would read it."""
+    if isinstance(number, int) and abs(number) >= 10**20:
+        return "a number of more than 20 digits"
+    return f"{number!r:.80}"
+
+
 def summary(verdicts: Sequence[Delivery]) -> Delivery:
     """The verdict of an attempt: UNKNOWN if any recipient is, else DELIVERED if any is, else NOT_DELIVERED."""
     if Delivery.UNKNOWN in verdicts:

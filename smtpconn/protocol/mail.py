@@ -266,7 +266,8 @@ class Mail:
         if not isinstance(self.message, bytes):
             return None
         if self.size is not None and self.size != len(self.message):
-            raise InvalidInputError(f"size is {self.size}, but message has {len(self.message)} octets")
+            counted = f"size is {self.size}, but message has {len(self.message)} octets"
+            raise InvalidInputError(f"{counted}: leave size away, or give that number")
         if self.params.body == "BINARYMIME":
             return self.message
         if self.params.body == "7BIT" and not self.message.isascii():
@@ -312,6 +313,10 @@ class Mail:
         put(self, "recipients", recipients)
         put(self, "params", checked)
         put(self, "tag", tag)
+        if checked.body == "BINARYMIME" and not self.chunking:
+            if self.email_message is not None:
+                raise InvalidInputError("params.body BINARYMIME is not possible for an email message: it goes as text")
+            raise InvalidInputError("params.body BINARYMIME goes by BDAT only: use send_bdat, or Mail(chunking=True)")
         if checked.smtputf8 is False:
             wants_smtputf8(ReversePath("") if sender is None else sender, recipients or (), checked)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from smtpconn.protocol import xtext
 from smtpconn.protocol.address import exact_text, quoted, refusal, refuse_controls
-from smtpconn.protocol.errors import InvalidInputError
+from smtpconn.protocol.errors import InvalidInputError, numeral
 
 ENVID_LIMIT = 100  # octets of xtext; RFC 3461 section 5.1
 ORCPT_LIMIT = 500  # octets of type and xtext; section 5.1
@@ -57,8 +57,7 @@ def exact_bool(argument: str, value: object) -> bool:
 def _number(argument: str, value: object, least: int, most: int) -> int:
     number = exact_int(argument, value)
     if not least <= number <= most:
-        shown = number if abs(number) < 10**20 else "a number of more than 20 digits"
-        raise InvalidInputError(f"{argument} must be {least} to {most}: {shown}")
+        raise InvalidInputError(f"{argument} must be {least} to {most}: {numeral(number)}")
     return number
 
 
@@ -112,7 +111,7 @@ def _extra(argument: str, keyword: object, value: object, modelled: frozenset[st
     if not _KEYWORD.fullmatch(name):
         raise refusal(f"a keyword of {argument}", "must be letters, digits and inner hyphens", name)
     if name.upper() in modelled:
-        raise refusal(f"a keyword of {argument}", "has a field, or is computed; it cannot stand here", name)
+        raise refusal(f"a keyword of {argument}", "must not be here: it has a field, or is computed", name)
     if value is None:
         return name, None
     text = exact_text(f"{argument}[{quoted(name)}]", value)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smtpconn.protocol.address import ReversePath
-from smtpconn.protocol.errors import InvalidInputError, PolicyError
+from smtpconn.protocol.errors import InvalidInputError, PolicyError, numeral
 from smtpconn.protocol.mail import Recipient
 
 
@@ -70,5 +70,5 @@ def _limit(name: str, value: int | None) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int or None, not {type(value).__name__}")
     if value < 0:
-        raise InvalidInputError(f"{name} must not be negative: {value}")
+        raise InvalidInputError(f"{name} must not be negative: {numeral(value)}")
     return value

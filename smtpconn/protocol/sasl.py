@@ -46,7 +46,7 @@ class Secret:
         if isinstance(source, Secret):
             self._source, self._usable = source._source, source._usable
         elif isinstance(source, str):
-            self._source = str(source)
+            self._source = str.__str__(source)  # a subclass may lie, or raise
         elif callable(source):
             self._source = source
         else:
@@ -99,13 +99,13 @@ def _fault_of(text: str, forbidden: str) -> str | None:
     if not text:
         return "must not be empty"
     if any(character in text for character in forbidden):
-        return "has a character that the mechanism cannot carry (NUL, or a control character in a bearer mechanism)"
+        return "must not have a character that the mechanism cannot carry (NUL; for a bearer mechanism CR, LF, 0x01)"
     try:
         octets = text.encode("utf-8")
     except UnicodeEncodeError:
-        return "has a lone surrogate: it is not text"
+        return "must be text: it has a lone surrogate"
     if (len(octets) + 2) // 3 * 4 > _RESPONSE_LIMIT:
-        return f"is longer than a response of {_RESPONSE_LIMIT} octets can carry"
+        return f"must not be longer than a response of {_RESPONSE_LIMIT} octets can carry"
     return None
 
 
@@ -117,7 +117,7 @@ _BEARER_FORBIDDEN = "\0\r\n\x01"
 def _user_of(user: object, name: str = "user", forbidden: str = "\0") -> str:
     if not isinstance(user, str):
         raise TypeError(f"{name} must be a str, not {type(user).__name__}")
-    exact = str(user)
+    exact = str.__str__(user)
     fault = _fault_of(exact, forbidden)
     if fault:
         raise InvalidInputError(f"{name} {fault}")
@@ -127,7 +127,7 @@ def _user_of(user: object, name: str = "user", forbidden: str = "\0") -> str:
 def _token_fault(text: str) -> str | None:
     fault = _fault_of(text, "")
     if fault is None and not _TOKEN.fullmatch(text):
-        fault = "has octets other than 0x21 to 0x7E, which a bearer token cannot hold"
+        fault = "must be of the octets 0x21 to 0x7E: a bearer token holds no others"
     return fault
 
 
@@ -138,7 +138,7 @@ def _password_fault(text: str) -> str | None:
 def _scram_fault(text: str) -> str | None:
     fault = _fault_of(text, "\0")
     if fault is None and saslprep(text) is None:
-        fault = "has characters that SASLprep (RFC 4013) prohibits, or nothing is left of it"
+        fault = "must be text of which SASLprep (RFC 4013) prohibits nothing, and leaves something"
     return fault
 
 

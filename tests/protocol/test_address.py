@@ -249,7 +249,7 @@ def test_what_is_no_path_is_refused_never_repaired_f84d_e74(argument: str, text:
         ("a@b..c", "empty label"),
         ("a@[127.0.0.300]", r"\[<IPv4 address>\]"),
         ("a\r@b", r"U\+000D \(at index 1\)"),
-        ('"a@b', "not closed"),
+        ('"a@b', "closed in front"),
         ("@nobody", "source route"),
         ("a@", "must not be empty"),
     ],
