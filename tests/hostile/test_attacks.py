@@ -709,11 +709,24 @@ def test_AK20_half_a_final_reply_is_no_final_reply(final: bytes) -> None:
 
 def test_AK20_G_B_6_a_reply_too_many_to_MAIL_stops_the_mail_in_front_of_its_body() -> None:
     connection, transport = over((OK + OK + NO + GO,))
-    with pytest.raises(SmtpError) as caught:
+    with pytest.raises(ProtocolError) as caught:
         send(connection)
-    assert caught.value.delivery is ND
+    assert (caught.value.delivery, caught.value.permanent, caught.value.scope) == (ND, None, "service")
     assert BODY not in transport.written
     assert transport.closed
+
+
+@pytest.mark.parametrize("said", [NO + NO + NO, OK + NO + NO, OK + OK + NO], ids=["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("surplus", [b"421 bye\r\n", OK, b"2", b"\0\r\n"], ids=["421", "a reply", "an octet", "garbage"])
+def test_AK20_BR4_a_refusal_is_told_as_the_mails_only_where_the_replies_are_in_step(said: bytes, surplus: bytes) -> None:
+    """A server that refuses and says goodbye is; one that says a reply too many is not, and nobody shall bounce."""
+    connection, transport = over((said + surplus,), dry="eof")
+    with pytest.raises(SmtpError) as caught:
+        send(connection)
+    assert isinstance(caught.value, ProtocolError) is not surplus.startswith(b"421")
+    assert (caught.value.delivery, caught.value.retry_safe) == (ND, True)
+    assert transport.closed
+    assert b"QUIT" not in transport.written
 
 
 # --- AK15, AK16: collector and fork -----------------------------------------------------------------------------------
