@@ -144,7 +144,8 @@ class Attempt(Verdicts):
         False if the content follows, True if the (LMTP) result stands, else raises.
         """
         session = self.session
-        self._condemn_surplus()
+        if self._condemn_surplus() and following is None and not self.announced:
+            self.refuse_surplus()
         if is_refused(self.rset):
             session.retiring = True  # RE5: MAIL clears the buffers, too (RFC 5321 section 4.1.1.2)
         if self.announced:
@@ -389,10 +390,12 @@ class Attempt(Verdicts):
                 self.session.condemn("a message cut short by its source")
             raise
 
-    def _condemn_surplus(self) -> None:
+    def _condemn_surplus(self) -> bool:
         """D5: one reply too many, and nobody knows whose reply is whose; where content follows the look says so."""
-        if self.session.parser.pending:
+        surplus = bool(self.session.parser.pending)
+        if surplus:
             self.session.condemn("octets that answer no command")
+        return surplus
 
     def _notice_used_up(self, entry: Entry) -> None:
         """BR23: a refusal that says that the session is used up ends it, wherever the mail goes from here."""

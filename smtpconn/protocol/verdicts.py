@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import Delivery, DeliveryUnknownError, ProtocolError, SmtpError
 from smtpconn.protocol.ledger import END, MAIL, RCPT, Entry
-from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.reply import MalformedReplyError, Reply
 from smtpconn.protocol.result import RecipientResult, SendResult
 from smtpconn.protocol.session import Session
 
@@ -198,6 +198,22 @@ class Verdicts:
             return unknown
         error.recipients = results
         return error
+
+    def refuse_surplus(self) -> None:
+        """Octets stand behind the replies to the envelope: raise, unless the content would follow (the look says so).
+
+        BR4: a refusal in this group may be another command's, and nobody shall bounce for it. A server that refuses and
+        says goodbye is in step.
+        """
+        if is_positive(self.mail) and any(map(is_positive, self.rcpts)) and code_of(self.data) < 400:
+            return
+        try:
+            surplus = self.session.parser.next_reply()
+        except MalformedReplyError:
+            surplus = None
+        if surplus is None or surplus.code not in (421, 221):
+            stage = next(entry.kind.stage for entry in reversed(self.envelope) if entry.reply is not None)
+            raise ProtocolError(f"{stage}: the replies to the envelope do not fit its commands", stage=stage)
 
 
 def is_positive(entry: Entry) -> bool:
