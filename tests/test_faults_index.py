@@ -1,4 +1,4 @@
-"""Every rule, attack, process fault, obligation and limit of the fault specification is cited by a test, or says why not.
+"""Every rule, attack, process fault, obligation and limit of the fault specification is cited by a test, or excused.
 
 `fault_ids.txt` lists them: AK attacks, NN process faults, SEC secrets, OB obligations, BR rules, IN bad input, LM
 limits, TC certificates, ST STARTTLS. The cells (`faults:B5/RST`) have a report of their own. A citation is an id in the

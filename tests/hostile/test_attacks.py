@@ -587,7 +587,7 @@ WHILE_IDLE: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("name", WHILE_IDLE)
 def test_AK13_what_a_server_says_while_nobody_asks_is_no_answer(name: str) -> None:
-    """faults:D1/421, PD, BR6, BR11, OB2, G-B-8: the next mail goes over another connection, once, and its caller sees nothing."""
+    """faults:D1/421, PD, BR6, BR11, OB2, G-B-8: the next mail goes over another connection; its caller sees nothing."""
     lines = Lines()
     with pool_over(lines) as pool:
         assert send(pool).all_delivered
