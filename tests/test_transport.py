@@ -699,7 +699,7 @@ def _answering(octets: bytes, *, then: Callable[[socket.socket], None] = lambda 
         (b"\x16\x03\x03\x00\x04\x02\x00\xff\xff", "failed|closed"),
         (b"\x16\x03\x03\xff\xff" + b"\0" * 200, "failed"),  # a record too long
     ],
-    ids=["E29 greeting", "HTTP", "alert", "EOF", "cut record", "cut ServerHello", "oversize"],
+    ids=["E29 TC25 greeting", "HTTP", "TC26 alert", "EOF", "cut record", "cut ServerHello", "oversize"],
 )
 def test_A3_whatever_is_no_handshake_is_a_tls_error_and_the_socket_is_closed(
     config: TlsConfig, octets: bytes, text: str

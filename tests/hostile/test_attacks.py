@@ -235,7 +235,7 @@ def test_AK5_AK6_what_is_no_line_end_is_refused_and_not_repaired(bare: bytes) ->
 
 @pytest.mark.parametrize("verb", ["send", "send_bdat"])
 def test_AK6_the_18_sequences_reach_no_server_as_a_second_message(verb: str, server: LoopbackServer) -> None:
-    """CVE-2023-51764, CVE-2023-51765, CVE-2023-51766, CVE-2023-51747, CVE-2024-27305; G-B-1."""
+    """CVE-2023-51764, CVE-2023-51765, CVE-2023-51766, CVE-2023-51747, CVE-2024-27305; G-B-1, OB1."""
     hidden = b"\r\nMAIL FROM:<evil@x.test>\r\nRCPT TO:<b@x.test>\r\nDATA\r\nsecond\r\n.\r\n"
     delivered = 0
     with SmtpConnection.connect("127.0.0.1", server.port, TlsMode.NONE, timeout=5) as connection:
@@ -490,7 +490,7 @@ STAGES: dict[str, tuple[list[Any], Callable[[SmtpConnection], object] | None]] =
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_AK11_LM11_an_endless_reply_costs_no_memory_at_any_stage(flood: str) -> None:
-    """faults:G-SEC-5, G-B-3, LM2: at most 1 MiB beside what was there, at every stage that reads."""
+    """faults:G-SEC-5, G-B-3, LM2, LM13: at most 1 MiB beside what was there, at every stage that reads."""
     for stage, (script, call) in STAGES.items():
         transport = Flood(script, FLOODS[flood])
         tracemalloc.start()
@@ -543,7 +543,7 @@ DRIPS: dict[str, tuple[list[Any], Callable[[SmtpConnection], object] | None]] = 
 def test_AK12_a_drip_gains_no_time_at_any_stage(
     stage: str, limits: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """faults:G-B-2, LM: an octet a second, each within the limit of a read; the call ends at its deadline."""
+    """faults:G-B-2: an octet a second, each within the limit of a read; the call ends at its deadline."""
     script, call = DRIPS[stage]
     drip = tuple(part for octet in b"250-" + b"x" * 60 for part in (Wait(1.0), bytes((octet,))))
     transport = ScriptedTransport([*script, drip])
@@ -587,7 +587,7 @@ WHILE_IDLE: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("name", WHILE_IDLE)
 def test_AK13_what_a_server_says_while_nobody_asks_is_no_answer(name: str) -> None:
-    """faults:D1/421, PD, BR6, G-B-8: the next mail goes over another connection, once, and its caller sees nothing."""
+    """faults:D1/421, PD, BR6, BR11, OB2, G-B-8: the next mail goes over another connection; its caller sees nothing."""
     lines = Lines()
     with pool_over(lines) as pool:
         assert send(pool).all_delivered
@@ -630,7 +630,7 @@ LATE: dict[str, tuple[tuple[Any, ...], type[BaseException]]] = {
 
 @pytest.mark.parametrize("name", LATE)
 def test_AK20_AK14_a_late_reply_never_answers_the_next_command(name: str) -> None:
-    """faults:BR1, BR5, BR25, G-T-4: whatever ended the exchange, that connection is not used again."""
+    """faults:BR1, BR5, BR20, BR25, G-T-4: whatever ended the exchange, that connection is not used again."""
     said, error = LATE[name]
     connection, transport = over(said, OK, OK, OK, OK, extensions=())
     with pytest.raises(error) as caught:
@@ -996,6 +996,7 @@ def test_AK22_no_octet_of_a_chunk_goes_where_it_could_be_run_as_a_command(name: 
 
 
 def test_AK22_a_refused_chunk_is_the_last_one_of_its_mail() -> None:
+    """faults:BR18, OB12, RFC 3030 section 2."""
     connection, transport = over(OK + OK, b"451 no\r\n", extensions=("PIPELINING", "CHUNKING"), dry="eof")
     chunks = [b"x" * 65_534 + b"\r\n"] * 40
     with pytest.raises(SmtpError) as caught:

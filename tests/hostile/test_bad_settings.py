@@ -153,7 +153,7 @@ def test_IN1_SEC9_a_hostile_host(listed: list[Row]) -> None:
 SERVER_NAMES = [*HOST, *wrong_types("V17 None")]
 
 
-def test_IN1_SEC9_a_hostile_name_to_verify() -> None:
+def test_IN1_SEC9_TC12_a_hostile_name_to_verify() -> None:
     for row in rows(["TlsConfig"], SERVER_NAMES, "server_name"):
         refusal_of(row, lambda: TlsConfig(server_name=row.value))  # noqa: B023  # called at once
 

@@ -444,7 +444,7 @@ def test_LE6_a_closed_pool_stays_closed_in_the_child_and_the_pid_is_checked_with
 
 
 @pytest.mark.parametrize("left", ["idle", "leased", "iterator"])
-def test_I28_LE7_PO38_an_open_pool_does_not_hold_up_the_exit(left: str) -> None:
+def test_I28_LE7_PO38_NN9_an_open_pool_does_not_hold_up_the_exit(left: str) -> None:
     script = f"""
         import sys, time
         from smtpconn.pool import ConnectionPool
