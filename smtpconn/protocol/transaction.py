@@ -292,11 +292,24 @@ class Attempt(Verdicts):
         if content is None:
             yield from self._data_stream(following)
             return
-        stuffed, end = body.stuffed(content), body.ending(content)
+        end = body.ending(content)
+        if len(content) <= body.PIECE:
+            stuffed = body.stuffed(content)
+        elif body.begins_lines_with_dots(content):
+            stuffed = yield from self._all_but_the_last_piece(content)
+        else:
+            stuffed = content
         whole = len(stuffed) - len(stuffed) % body.SLICE
         if whole:
             yield Step(memoryview(stuffed)[:whole], (), "body")
         yield from self._commit(stuffed[whole:] + end, "body", following)
+
+    def _all_but_the_last_piece(self, content: bytes) -> Flow[bytes]:
+        """Stuff and write a large message piece by piece, without a copy of the whole; gives the last piece."""
+        stuffer, last = body.DotStuffer(), (len(content) - 1) // body.PIECE * body.PIECE
+        for begin in range(0, last, body.PIECE):
+            yield Step(stuffer.process_chunk(content[begin : begin + body.PIECE]), (), "body")
+        return stuffer.process_chunk(content[last:])
 
     def _data_stream(self, following: Attempt | None) -> Flow[None]:
         """Whole slices, however small the pieces of the source are: a write for each line would cost a packet each."""
@@ -418,9 +431,7 @@ class Attempt(Verdicts):
         return self.conclusion()
 
 
-def _groups(
-    lines: Sequence[bytes], entries: Sequence[Entry], limit: int
-) -> Iterator[tuple[bytes, Sequence[Entry]]]:
+def _groups(lines: Sequence[bytes], entries: Sequence[Entry], limit: int) -> Iterator[tuple[bytes, Sequence[Entry]]]:
     """Whole lines in groups of at most `limit` octets; a line is never split, and goes alone where it is longer."""
     begin = size = 0
     for place, line in enumerate(lines):
