@@ -7,6 +7,7 @@ ratios within a round, and their median over the rounds. The server runs in othe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,6 +18,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import CASES, GOALS, IMPORTS, ONE_PER_TRIP, Case, Contestant, Goal
+from senders import peak_of
 
 HERE = Path(__file__).resolve().parent
 NODE_ROOT = Path(os.environ.get("SMTPCONN_NODE_ROOT", "/opt/smtpconn-node"))
@@ -112,6 +115,21 @@ def counted(port: int | None) -> int | None:
         return int(client.docmd("VRFY", "count")[1])
 
 
+def trip(port: int) -> float:
+    """Seconds of a round trip over the path to this port: what the relay and a loaded machine make of it."""
+    seconds = []
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.recv(1_000)
+        for _ in range(11):
+            began = time.perf_counter()
+            client.sendall(b"NOOP\r\n")
+            client.recv(1_000)
+            seconds.append(time.perf_counter() - began)
+        client.sendall(b"QUIT\r\n")
+        client.recv(1_000)
+    return statistics.median(seconds)
+
+
 # --- one run ---
 
 
@@ -165,11 +183,24 @@ def _by_smtp_source(job: dict[str, Any]) -> dict[str, float]:
     ]  # fmt: skip
     began = time.perf_counter()
     pid = os.posix_spawn(command[0], command, os.environ)
-    _, status, used = os.wait4(pid, 0)
-    seconds = time.perf_counter() - began
+    peak, watching = [0], threading.Event()
+
+    def watch() -> None:
+        while not watching.wait(0.05):
+            with contextlib.suppress(OSError):
+                peak.append(peak_of(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        _, status, used = os.wait4(pid, 0)
+        seconds = time.perf_counter() - began
+    finally:
+        watching.set()
+        watcher.join()
     if status:
         raise AssertionError(f"smtp-source ended with {os.waitstatus_to_exitcode(status)}")
-    return {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss}
+    return {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "peak": max(peak)}
 
 
 # --- rounds ---
@@ -189,11 +220,12 @@ def measured(case: Case, rounds: int, missing: set[str]) -> dict[str, list[dict[
             # Not always in the same order: the one behind a hot neighbour would always suffer.
             first = number % len(case.contestants)
             order = case.contestants[first:] + case.contestants[:first]
+            path = {"trip": trip(known["port"])} if case.rtt else {}
             for contestant in order:
                 if contestant.name in missing:
                     continue
                 try:
-                    found.setdefault(contestant.name, []).append(run(case, contestant, known))
+                    found.setdefault(contestant.name, []).append({**run(case, contestant, known), **path})
                 except MissingError as error:
                     if os.environ.get("SMTPCONN_REQUIRE_SERVERS") == "1":
                         raise
@@ -216,15 +248,18 @@ def imports(rounds: int) -> dict[str, list[float]]:
 
 def bare_peak() -> int:
     """KiB of the interpreter that has done nothing."""
-    code = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    return int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        time.sleep(0.5)
+        peak = int(peak_of(process.pid))
+        process.communicate(b"\n")
+    return peak
 
 
 def ratio(goal: Goal, case: Case, found: dict[str, list[dict[str, float]]]) -> float | None:
     """The median over the rounds of the ratio within a round; None where one of the two is missing."""
     ours = [each[goal.measure] for each in found.get(goal.ours, ())]
     if goal.other == ONE_PER_TRIP:
-        others = [1000 / case.rtt * case.connections] * len(ours)
+        others = [case.connections / each["trip"] for each in found.get(goal.ours, ())]
     else:
         others = [each[goal.measure] for each in found.get(goal.other, ())]
     if not ours or not others:
@@ -246,6 +281,7 @@ def machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "day": time.strftime("%Y-%m-%d"),
+        "load": f"{os.getloadavg()[0]:.1f}",  # of others, before anything of this was started
     }
 
 

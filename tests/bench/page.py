@@ -112,8 +112,8 @@ def main(source: str, target: str) -> None:
     parts = [
         ".. Written by tests/bench/page.py; `tox -e bench` writes it anew.",
         "",
-        f"Measured on {where['day']} in {results['rounds']} rounds:",
-        f"{where['python']}, {where['system']}, {where['processors']}.",
+        f"Measured on {where['day']} in {results['rounds']} rounds: {where['python']}, {where['system']},",
+        f"{where['processors']}; the load of the machine before the first round was {where['load']}.",
         "",
     ]
     for case in CASES:
