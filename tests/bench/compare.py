@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from senders import peak_of
 HERE = Path(__file__).resolve().parent
 NODE_ROOT = Path(os.environ.get("SMTPCONN_NODE_ROOT", "/opt/smtpconn-node"))
 SMTP_SINK, SMTP_SOURCE = Path("/usr/sbin/smtp-sink"), Path("/usr/sbin/smtp-source")
+POSTCONF = Path("/usr/sbin/postconf")
 PATIENCE = 300.0
 
 
@@ -241,7 +243,8 @@ def imports(rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds):
         for name in IMPORTS:
             code = f"import time; began = time.perf_counter(); import {name}; print(time.perf_counter() - began)"
-            done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+            command = [sys.executable, "-c", code]  # not at the root of a checkout: what is installed is measured
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE)
             found[name].append(float(done.stdout))
     return found
 
@@ -285,6 +288,18 @@ def machine() -> dict[str, str]:
     }
 
 
+def versions() -> dict[str, str]:
+    """What the peers are, as far as they are there."""
+    found = {"smtpconn": metadata.version("smtpconn"), "aiosmtplib": metadata.version("aiosmtplib")}
+    package = NODE_ROOT / "node_modules" / "nodemailer" / "package.json"
+    if package.exists():
+        found["Nodemailer"] = json.loads(package.read_text(encoding="utf-8"))["version"]
+    if POSTCONF.exists():
+        command = [str(POSTCONF), "-d", "-h", "mail_version"]
+        found["Postfix"] = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    return found
+
+
 def report(case: Case, found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     """Say what a case gave; the goals that it speaks of, with their ratios."""
     goals = []
@@ -311,7 +326,7 @@ def main() -> None:
     chosen = parser.parse_args()
     rounds = 1 if chosen.smoke else chosen.rounds
     missing: set[str] = set()
-    results: dict[str, Any] = {"machine": machine(), "rounds": rounds, "cases": {}, "goals": []}
+    results: dict[str, Any] = {"machine": machine(), "versions": versions(), "rounds": rounds, "cases": {}, "goals": []}
     for case in CASES:
         if chosen.cases and case.key not in chosen.cases:
             continue

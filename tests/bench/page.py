@@ -114,6 +114,7 @@ def main(source: str, target: str) -> None:
         "",
         f"Measured on {where['day']} in {results['rounds']} rounds: {where['python']}, {where['system']},",
         f"{where['processors']}; the load of the machine before the first round was {where['load']}.",
+        f"The versions: {', '.join(f'{name} {version}' for name, version in results['versions'].items())}.",
         "",
     ]
     for case in CASES:
