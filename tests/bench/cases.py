@@ -211,6 +211,7 @@ GOALS = (
     Goal("large", SEND, SMTPLIB, 4),
     Goal("lmtp-50", SEND, SMTPLIB, 12),
     Goal("logins", SEND, SMTPLIB, 1.05),
+    Goal("far-logins", SEND, SMTPLIB, 1.05),
 )
 
 IMPORTS = ("smtplib", "smtpconn", "smtpconn.protocol")
