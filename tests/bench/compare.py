@@ -188,9 +188,11 @@ def _by_smtp_source(job: dict[str, Any]) -> dict[str, float]:
     peak, watching = [0], threading.Event()
 
     def watch() -> None:
-        while not watching.wait(0.05):
+        while True:
             with contextlib.suppress(OSError):
                 peak.append(peak_of(pid))
+            if watching.wait(0.05):
+                return
 
     watcher = threading.Thread(target=watch)
     watcher.start()
