@@ -148,10 +148,10 @@ class Driver:
         commits = count == len(owed) and any(entry.end is not None for entry in owed)
         room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
-        while len(replies) < count:
+        for _ in range(count):
             entry = session.ledger.head()
             reply = self._parsed(entry.kind) or self._awaited(entry, budget)
-            judging.settle(session, reply, room, self.observe)
+            judging.settle(session, entry, reply, room, self.observe)
             if room is not None:
                 room -= len(reply.raw)
             replies.append(reply)
@@ -266,7 +266,7 @@ class Driver:
             while self.session.ledger.in_doubt:
                 entry = self.session.ledger.head()
                 reply = self._parsed(entry.kind) or self._awaited(entry, budget)
-                judging.settle(self.session, reply, None, self.observe)
+                judging.settle(self.session, entry, reply, None, self.observe)
         except ServiceUnavailableError:
             self._read_on(budget)  # servers exist that go on after a 421; it was settled, so this ends
         except SmtpError:

@@ -46,23 +46,29 @@ def ready_once(fd: int, events: int, timeout: float | None) -> bool:
 
 
 class Readable:
-    """Is a descriptor readable, or at an end? Asked many times of the same one, and cheaper than `ready_once`."""
+    """Is a descriptor readable, or at an end? Asked many times of the same one, and cheaper than `ready_once`.
 
-    __slots__ = ("_fd", "_poll")
+    `look(0)` is true if it is now, and waits for nothing.
+    """
+
+    __slots__ = ("_fd", "_polls", "look")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._poll = select.poll() if hasattr(select, "poll") else None
-        if self._poll is not None:
-            self._poll.register(fd, READ)
+        self._polls = hasattr(select, "poll")
+        self.look: Callable[[float | None], object] = lambda timeout: ready_once(fd, READ, timeout)
+        if self._polls:
+            poll = select.poll()  # which takes milliseconds
+            poll.register(fd, READ)
+            self.look = poll.poll
 
     def within(self, timeout: float | None) -> bool:
         """One system call, which waits so many seconds at most; None is for ever."""
         if timeout and timeout < 0.0:
             timeout = 0.0  # to poll it would be for ever
-        if self._poll is None:
+        if not self._polls:
             return ready_once(self._fd, READ, timeout)
-        return bool(self._poll.poll(timeout and min(_LONGEST_POLL, math.ceil(timeout * 1000))))
+        return bool(self.look(timeout and min(_LONGEST_POLL, math.ceil(timeout * 1000))))
 
 
 def wait(fd: int, events: int, at: float | None) -> None:

@@ -237,7 +237,7 @@ class SocketTransport(_Base):
             if self._gone == "closed":
                 return True
             self._check_open()
-        return self._readable.within(0.0)
+        return bool(self._readable.look(0))
 
     def start_tls(self, config: TlsConfig, timeout: float | None) -> TlsTransport:
         """See `Transport.start_tls`. After a failure the socket is closed."""
@@ -365,7 +365,7 @@ class TlsTransport(_Base):
         """See `Transport.readable`. Decrypts what is there: a ticket or a key update is not data (EN5)."""
         if self._gone is not None or self._failed is not None or self._held is not None:
             return True
-        if self._is_silent(0.0):
+        if not self._pending() and not self._readable.look(0):
             return False
         try:
             self._held = self._read(_RECORD)

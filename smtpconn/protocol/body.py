@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import IncrementalNewlineDecoder  # a scanner of text in spite of its module: nothing is read or written
 from typing import Any, NoReturn
 
 from smtpconn.protocol.errors import InvalidInputError, UsageError
 
 SLICE = 16_384  # octets read from a source at a time, and written at a time: one TLS record
 CHUNK = 65_536  # octets of a BDAT chunk of a stream (CN3)
+PIECE = 262_144  # octets of a large message that are looked at, or stuffed, at a time: what a processor's cache holds
 TERMINATOR = b".\r\n"
 
 _OFFENDER = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
@@ -36,11 +38,10 @@ def _refuse(octet: int, offset: int, newlines: str) -> NoReturn:
 def canonical(message: bytes, newlines: str, before: int = 0) -> bytes:
     """The message with CRLF line ends under the newline policy (D10), or `InvalidInputError` with the octet's offset.
 
-    `before`: octets of the whole in front of this part. Counting is one pass of C each; the place of an
-    offender is searched for only once there is one.
+    `before`: octets of the whole in front of this part. The place of an offender is searched for only once there is
+    one.
     """
-    pairs = message.count(b"\r\n")
-    if message.count(b"\r") == pairs and message.count(b"\n") == pairs and b"\0" not in message:
+    if _line_ends(message) in (None, "\r\n") and b"\0" not in message:
         return message
     found = (_OFFENDER_BUT_LF if newlines == "crlf" else _OFFENDER).search(message)
     if found:
@@ -48,11 +49,34 @@ def canonical(message: bytes, newlines: str, before: int = 0) -> bytes:
     return message.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
+def _line_ends(message: bytes) -> str | tuple[str, ...] | None:
+    """Which of CR, LF and CRLF the message has: what the decoder of text files notices, in one pass of C."""
+    decoder = IncrementalNewlineDecoder(None, translate=False)
+    if len(message) <= PIECE:
+        decoder.decode(message.decode("latin-1"), final=True)
+    else:
+        view = memoryview(message)
+        for begin in range(0, len(message), PIECE):
+            decoder.decode(str(view[begin : begin + PIECE], "latin-1"))
+        decoder.decode("", final=True)  # a CR at the very end
+    return decoder.newlines
+
+
+def begins_lines_with_dots(message: bytes) -> bool:
+    """True if a canonical message has anything to be stuffed. Nothing behind its last dot is searched."""
+    return message.startswith(b".") or _DOT.search(message, 0, message.rfind(b".") + 1) is not None
+
+
 def stuffed(message: bytes) -> bytes:
     """A canonical message with the dots at its line starts doubled (RFC 5321 section 4.5.2); itself without any."""
-    if _DOT.search(message):
-        message = message.replace(b"\r\n.", b"\r\n..")
+    if not begins_lines_with_dots(message):
+        return message
+    message = _with_dots_doubled(message)
     return b"." + message if message.startswith(b".") else message
+
+
+def _with_dots_doubled(octets: bytes) -> bytes:
+    return b"\r\n..".join(octets.split(b"\r\n."))  # in two thirds of the time of `replace`, which counts first
 
 
 def ending(message: bytes) -> bytes:
@@ -107,7 +131,9 @@ class DotStuffer:
         joined = self._tail + octets
         self._empty = False
         self._tail = joined[-2:]
-        return joined.replace(b"\r\n.", b"\r\n..")[2:] if _DOT.search(joined) else octets
+        if not _DOT.search(joined, 0, joined.rfind(b".") + 1):
+            return octets
+        return _with_dots_doubled(joined)[2:]
 
     def finish(self) -> bytes:
         """What ends the message: the missing CRLF and the dot; `CRLF . CRLF` for an empty body."""

@@ -50,13 +50,12 @@ def writing_kind(step: Step) -> Kind:
     return step.expects[0].kind if step.expects and step.doing != BODY.stage else BODY
 
 
-def settle(session: Session, reply: Reply, room: int | None, observe: Observer | None) -> None:
-    """Give the reply to the entry at the head, if it can be said there and has at most `room` octets.
+def settle(session: Session, entry: Entry, reply: Reply, room: int | None, observe: Observer | None) -> None:
+    """Give the reply to the entry, which is at the head, if it can be said there and has at most `room` octets.
 
     Raises `ServiceUnavailableError` for a goodbye (BR2), `ProtocolError` for what cannot stand here.
     """
-    ledger = session.ledger
-    kind, code = ledger.head().kind, reply.code
+    kind, code = entry.kind, reply.code
     if room is not None and len(reply.raw) > room:
         raise too_much(kind)
     leaves = (code == 421 or code == 221) and kind is not QUIT
@@ -64,7 +63,7 @@ def settle(session: Session, reply: Reply, room: int | None, observe: Observer |
         session.closing = reply
     elif code not in kind.codes:
         raise ProtocolError(f"{kind.stage} answered {reply}, which cannot be said here", stage=kind.stage, reply=reply)
-    entry = ledger.settle(reply)
+    session.ledger.settle(reply)
     if observe is not None:
         observe(entry)
     if leaves and kind is not LMTP_END:  # L1: over LMTP it speaks of one recipient, the other final replies are read on

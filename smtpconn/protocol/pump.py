@@ -327,7 +327,8 @@ class Pump:
                 if self._ended is not None:
                     raise judging.lost(session, kind, self._ended)
                 return False
-            judging.settle(session, reply, self._room if self._count > 1 else None, self._observe)
+            entry = session.ledger.head()
+            judging.settle(session, entry, reply, self._room if self._count > 1 else None, self._observe)
             self._room -= len(reply.raw)
             self._replies.append(reply)
         return True

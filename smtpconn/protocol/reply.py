@@ -230,8 +230,8 @@ class ReplyParser:
     """
 
     __slots__ = (
-        "_buffer", "_code", "_consumed", "_failure", "_known", "_lines", "_scanned", "_start", "_wants_enhanced",
-        "limit", "redact",
+        "_again", "_buffer", "_code", "_consumed", "_failure", "_known", "_lines", "_scanned", "_start",
+        "_wants_enhanced", "limit", "redact",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -245,6 +245,7 @@ class ReplyParser:
         self.limit = MAX_REPLY
         self._wants_enhanced = False
         self._known: dict[bytes, Reply] = {}
+        self._again: Reply | None = None  # the last of them: a group of RCPTs has the same reply many times
         self.redact: Callable[[bytes], bytes] | None = None
 
     def feed(self, octets: bytes) -> None:
@@ -261,13 +262,8 @@ class ReplyParser:
         if not self._buffer:
             return None
         if self._failure is None:
-            if not self._scanned and self.redact is None:
-                found = _USUAL.match(self._buffer)
-                if found and (end := found.end()) <= self.limit:
-                    raw, code = found.group(0, 1)
-                    del self._buffer[:end]
-                    self._consumed += end
-                    return self._known.get(raw) or self._learn(_CODES[code], raw)
+            if not self._scanned and self.redact is None and (reply := self._usual()) is not None:
+                return reply
             try:
                 return self._next()
             except _UnreadableError:
@@ -282,6 +278,20 @@ class ReplyParser:
                 return None
             if self._line(end):
                 return self._take()
+
+    def _usual(self) -> Reply | None:
+        """The reply that the buffer begins with, if all of it is there and it is as most are."""
+        buffer, reply = self._buffer, self._again
+        if reply is None or not buffer.startswith(reply.raw):
+            found = _USUAL.match(buffer)
+            if not found or found.end() > self.limit:
+                return None
+            raw, code = found.group(0, 1)
+            self._again = reply = self._known.get(raw) or self._learn(_CODES[code], raw)
+        end = len(reply.raw)
+        del buffer[:end]
+        self._consumed += end
+        return reply
 
     def _learn(self, code: int, raw: bytes) -> Reply:
         """Most replies of a session are the same few: one object each."""
@@ -301,6 +311,7 @@ class ReplyParser:
     def wants_enhanced(self, wanted: bool) -> None:
         self._wants_enhanced = wanted
         self._known.clear()
+        self._again = None
 
     def _line_end(self) -> int | None:
         """Index behind the CRLF of the line under way, or None while it is incomplete."""

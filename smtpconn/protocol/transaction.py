@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from smtpconn.protocol import body, commands
 from smtpconn.protocol.envelope import missing_end
 from smtpconn.protocol.errors import ProtocolError
-from smtpconn.protocol.flow import Flow, Pipelining, Step
+from smtpconn.protocol.flow import Flow, Pipelining, Step, groups
 from smtpconn.protocol.ledger import CHUNK, DATA, DOT, END, LMTP_END, MAIL, RCPT, RSET, Entry
 from smtpconn.protocol.result import SendResult, refusal
 from smtpconn.protocol.session import SessionState, used_up
@@ -68,7 +68,7 @@ class Attempt(Verdicts):
             else:
                 lines.insert(0, commands.rset())
                 entries.insert(0, self.rset)
-        for octets, group in _groups(lines, entries, GROUP if grouped else 0):
+        for octets, group in groups(lines, entries, GROUP if grouped else 0):
             first = group[0]
             if self._is_pointless(first):
                 return
@@ -292,11 +292,24 @@ class Attempt(Verdicts):
         if content is None:
             yield from self._data_stream(following)
             return
-        stuffed, end = body.stuffed(content), body.ending(content)
+        end = body.ending(content)
+        if len(content) <= body.PIECE:
+            stuffed = body.stuffed(content)
+        elif body.begins_lines_with_dots(content):
+            stuffed = yield from self._all_but_the_last_piece(content)
+        else:
+            stuffed = content
         whole = len(stuffed) - len(stuffed) % body.SLICE
         if whole:
             yield Step(memoryview(stuffed)[:whole], (), "body")
         yield from self._commit(stuffed[whole:] + end, "body", following)
+
+    def _all_but_the_last_piece(self, content: bytes) -> Flow[bytes]:
+        """Stuff and write a large message piece by piece, without a copy of the whole; gives the last piece."""
+        stuffer, last = body.DotStuffer(), (len(content) - 1) // body.PIECE * body.PIECE
+        for begin in range(0, last, body.PIECE):
+            yield Step(stuffer.process_chunk(content[begin : begin + body.PIECE]), (), "body")
+        return stuffer.process_chunk(content[last:])
 
     def _data_stream(self, following: Attempt | None) -> Flow[None]:
         """Whole slices, however small the pieces of the source are: a write for each line would cost a packet each."""
@@ -416,16 +429,3 @@ class Attempt(Verdicts):
         for entry in self.ends:
             self._notice_used_up(entry)
         return self.conclusion()
-
-
-def _groups(
-    lines: Sequence[bytes], entries: Sequence[Entry], limit: int
-) -> Iterator[tuple[bytes, Sequence[Entry]]]:
-    """Whole lines in groups of at most `limit` octets; a line is never split, and goes alone where it is longer."""
-    begin = size = 0
-    for place, line in enumerate(lines):
-        if place > begin and size + len(line) > limit:
-            yield b"".join(lines[begin:place]), entries[begin:place]
-            begin, size = place, 0
-        size += len(line)
-    yield b"".join(lines[begin:]), entries[begin:]

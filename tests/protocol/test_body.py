@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from smtpconn.protocol import body
 from smtpconn.protocol.body import SLICE, Canonicaliser, DotStuffer, canonical, ending, slices, stuffed
 from smtpconn.protocol.errors import InvalidInputError, UsageError
 
@@ -91,6 +92,28 @@ def test_a_stuffer_that_has_finished_refuses_F62() -> None:
 
 
 # --- the newline policy
+
+
+def offender(message: bytes) -> int | None:
+    """The first octet that D10 forbids, looked at one by one."""
+    for place, octet in enumerate(message):
+        bare = octet == 0x0D and message[place + 1 : place + 2] != b"\n"
+        bare = bare or (octet == 0x0A and message[max(0, place - 1) : place] != b"\r")
+        if bare or not octet:
+            return place
+    return None
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 100])
+def test_an_offender_is_found_wherever_the_pieces_of_a_large_message_meet_F61(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "PIECE", piece)
+    for count in range(7):
+        for parts in itertools.product((b"\r", b"\n", b"\0", b"\xe9"), repeat=count):
+            message = b"".join(parts)
+            found = offender(message)
+            assert outcome(functools.partial(whole, message, "strict")) == (message if found is None else found)
 
 
 def whole(message: bytes, newlines: str) -> bytes:

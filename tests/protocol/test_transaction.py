@@ -938,6 +938,20 @@ def test_LO3_a_loss_after_each_reply_leaves_in_doubt_only_what_was_committed_and
         assert session.rset_owed == (known > 0 or bool(talk.flights))
 
 
+@pytest.mark.parametrize("message", [b".a\r\n..\r\nbc\r\n.", b"\r\n.\r\n.\r\n.\r\n", b"a.b\r\nc.d\r\n", b"abcdefg"])
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5])
+def test_F62_a_large_message_is_stuffed_piece_by_piece_into_the_same_octets(
+    message: bytes, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "PIECE", piece)
+    monkeypatch.setattr(body, "SLICE", 2)
+    talk = converse(session_of(), mail_of(message=message), ["250", "250", "354", "250"])
+    assert talk.verdicts == [DL]
+    stuffer = body.DotStuffer()
+    assert talk.flights[-1] == stuffer.process_chunk(message) + stuffer.finish()
+    assert len(talk.flights) == 2
+
+
 def test_LG5_before_the_commit_point_is_taken_nothing_is_in_doubt() -> None:
     """features:BS1."""
     session = session_of()
