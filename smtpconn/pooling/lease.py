@@ -371,6 +371,10 @@ class Lease:
         """EHLO or LHLO again."""
         self._verb("rehlo", timeout=timeout)
 
+    def converse(self, talk: Callable[[Any, Budget], Any], *, timeout: Limit = None) -> Any:
+        """For adapters with verbs of their own: `talk(connection, budget)`, in one turn."""
+        return self._verb("converse", talk, timeout=timeout)
+
     def quit(self, *, timeout: Limit = None) -> bool:
         """QUIT, and close the connection; the lease ends with its block."""
         return bool(self._verb("quit", timeout=timeout))

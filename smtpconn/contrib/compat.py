@@ -1,0 +1,218 @@
+"""`SMTP`, `SMTP_SSL` and `LMTP`: what smtplib's callers know, over one `SmtpConnection` (users 6). Needs no extra.
+
+`from smtpconn.contrib import compat as smtplib` is the whole change of an import. Names, signatures and return shapes
+are smtplib's; what differs is listed in the documentation, and is safer. New code uses `SmtpConnection`. `smtp_class`
+gives libraries that take a class (`cls_smtp=`, `connection_class`) connections of a pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from smtplib import (
+    LMTP_PORT,
+    SMTP_PORT,
+    SMTP_SSL_PORT,
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPDataError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPNotSupportedError,
+    SMTPRecipientsRefused,
+    SMTPResponseException,
+    SMTPSenderRefused,
+    SMTPServerDisconnected,
+)
+from types import TracebackType
+from typing import Any, ClassVar
+
+from smtpconn.contrib import dialogue
+from smtpconn.contrib.border import (
+    Answer,
+    SMTPCertificateFailed,
+    SMTPConnectFailed,
+    SMTPConnectionLost,
+    SMTPDeliveryUnknown,
+    SMTPPoolTimeout,
+    SMTPResolveFailed,
+    SMTPSomeRecipientsRefused,
+    SMTPTimeout,
+    SMTPTlsFailed,
+    border,
+    original,
+    translate,
+)
+from smtpconn.contrib.facade import SMTP
+from smtpconn.opening import Endpoint, endpoint_of
+from smtpconn.pool import ConnectionPool
+from smtpconn.pooling.lease import Lease
+from smtpconn.protocol.errors import SmtpError
+from smtpconn.protocol.session import SessionState
+from smtpconn.tls import TlsConfig, TlsMode
+
+__all__ = [
+    "SMTP", "SMTP_SSL", "LMTP", "smtp_class",
+    "translate", "original",
+    "SMTPTimeout", "SMTPConnectionLost", "SMTPConnectFailed", "SMTPResolveFailed", "SMTPTlsFailed",
+    "SMTPCertificateFailed", "SMTPPoolTimeout", "SMTPDeliveryUnknown", "SMTPSomeRecipientsRefused",
+    "SMTPException", "SMTPNotSupportedError", "SMTPServerDisconnected", "SMTPResponseException", "SMTPSenderRefused",
+    "SMTPRecipientsRefused", "SMTPDataError", "SMTPConnectError", "SMTPHeloError", "SMTPAuthenticationError",
+    "SMTP_PORT", "SMTP_SSL_PORT", "LMTP_PORT",
+]  # fmt: skip
+
+
+class SMTP_SSL(SMTP):  # noqa: N801  # smtplib's name
+    """`smtplib.SMTP_SSL`: TLS from the first octet, verified. `context`: one that verifies, instead of `tls_config`."""
+
+    default_port = SMTP_SSL_PORT
+    _tls_mode = TlsMode.IMPLICIT
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 0,
+        local_hostname: str | None = None,
+        *,
+        timeout: Any = None,
+        source_address: tuple[str, int] | None = None,
+        context: ssl.SSLContext | None = None,
+        tls_config: TlsConfig | None = None,
+        **options: Any,
+    ) -> None:
+        if context is not None:
+            if tls_config is not None:
+                raise TypeError("context and tls_config exclude each other: TlsConfig takes a context, too")
+            tls_config = TlsConfig(context=context)
+        super().__init__(host, port, local_hostname, timeout, source_address, tls_config=tls_config, **options)
+
+
+class LMTP(SMTP):
+    """`smtplib.LMTP`, with a result for each recipient. A `host` that begins with `/` is a Unix socket."""
+
+    default_port = LMTP_PORT
+    ehlo_msg = "lhlo"
+    _protocol = "lmtp"
+
+    def __init__(
+        self,
+        host: str = "",
+        port: int = LMTP_PORT,
+        local_hostname: str | None = None,
+        source_address: tuple[str, int] | None = None,
+        timeout: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(host, port, local_hostname, timeout, source_address, **options)
+
+    def _endpoint(self, host: str, port: int) -> Endpoint:
+        if host.startswith("/"):
+            return endpoint_of(None, None, host, protocol="lmtp")
+        return super()._endpoint(host, port)
+
+
+class LeasingSMTP(SMTP):
+    """`SMTP` over a lease: `smtp_class` gives it a pool.
+
+    A connection is leased with the first method that needs one; `quit()`, `close()` and leaving `with` give it back.
+    """
+
+    _pool: ClassVar[ConnectionPool]
+
+    def __init__(self, *_where: Any, timeout: Any = None, **_tls: Any) -> None:
+        super().__init__(timeout=timeout)
+        self._lease: Lease | None = None
+
+    def connect(
+        self, host: str = "localhost", port: int = 0, source_address: tuple[str, int] | None = None
+    ) -> Answer:
+        """Nothing: the pool knows where to."""
+        return 220, b"by the pool"
+
+    @property
+    def _limit(self) -> Any:
+        return self.timeout  # None: the pool's own
+
+    def _open(self) -> Lease:
+        """The lease; one that died is replaced, unless a mail was begun on it."""
+        lease = self._lease
+        if lease is not None and lease.state is SessionState.CLOSED:
+            begun = self._stepwise is not None
+            self.close()
+            if begun:
+                raise SMTPServerDisconnected("the connection was lost in the middle of a mail")
+            lease = None
+        if lease is None:
+            with border():
+                lease = self._pool.connection().__enter__()
+            self._lease = lease
+            self._protocol = self._pool._opening.protocol
+            self._take(lease)
+            self._learn(lease)
+        return lease
+
+    def _learn(self, lease: Lease) -> None:
+        """What the EHLO of the pool said."""
+        offered = lease.capabilities
+        self.ehlo_resp = "\n".join([offered.greeting_name, *offered.lines]).encode("utf-8")
+        self.does_esmtp = offered.is_esmtp
+        self.esmtp_features = {name.lower(): " ".join(words) for name, words in offered.extensions.items()}
+
+    def ehlo(self, name: str = "") -> Answer:
+        """What the pool's EHLO was answered."""
+        self._open()
+        return 250, self.ehlo_resp or b""
+
+    def helo(self, name: str = "") -> Answer:
+        """As `ehlo`."""
+        return self.ehlo(name)
+
+    def starttls(self, *, context: ssl.SSLContext | None = None) -> Answer:
+        """Nothing: the pool's configuration says whether there is TLS. `SMTPNotSupportedError` where there is none."""
+        if self._open().tls is None:
+            raise SMTPNotSupportedError("the pool's connections have no TLS: configure the pool")
+        return 220, b"by the pool"
+
+    def login(self, user: str, password: Any, *, initial_response_ok: bool = True) -> Answer:
+        """Nothing: the pool logs in. `SMTPNotSupportedError` where it has no credentials."""
+        del password
+        if not self._open().is_authenticated:
+            raise SMTPNotSupportedError("the pool's connections are not logged in: configure the pool")
+        return 235, b"by the pool"
+
+    def auth(self, mechanism: str, authobject: Any, *, initial_response_ok: bool = True) -> Answer:
+        """As `login`."""
+        return self.login("", "")
+
+    def quit(self) -> Answer:
+        """Give the connection back to the pool, which keeps it."""
+        self.close()
+        return 221, b"back in the pool"
+
+    def close(self) -> None:
+        """Give the connection back to the pool; silent, idempotent."""
+        lease, self._lease, self._connection = self._lease, None, None
+        self._stepwise = None
+        self._forget()
+        if lease is None:
+            return
+        with contextlib.suppress(SmtpError):  # dead, or a forked child's: its return is silent
+            if lease.state is SessionState.RCPT_TO:
+                lease.converse(dialogue.leave_transaction)
+        lease.__exit__(None, None, None)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def smtp_class(pool: ConnectionPool) -> type[LeasingSMTP]:
+    """A class with the methods of `SMTP` whose objects lease connections of `pool`.
+
+    Its constructor takes smtplib's arguments and ignores those that say where to and how: the pool knows. `timeout`
+    counts. Raises TypeError.
+    """
+    if not isinstance(pool, ConnectionPool):
+        raise TypeError(f"pool must be a ConnectionPool, not {type(pool).__name__}")
+    return type("PooledSMTP", (LeasingSMTP,), {"_pool": pool})
