@@ -54,9 +54,11 @@ FLOORS: list[set[str]] = [
     {"pooling.batch"},
     {"pool"},
     {"contrib.fanout", "contrib.logs", "contrib.prometheus", "contrib.opentelemetry"},
-    {"contrib.border", "contrib.arguments", "contrib.dialogue"},
+    {"contrib.border", "contrib.arguments", "contrib.dialogue", "contrib.configuration"},
     {"contrib.facade"},
     {"contrib.compat"},
+    {"contrib.backends"},
+    {"contrib.django", "contrib.flask"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
+from collections.abc import Callable
 from smtplib import (
     LMTP_PORT,
     SMTP_PORT,
@@ -44,10 +46,13 @@ from smtpconn.contrib.border import (
     translate,
 )
 from smtpconn.contrib.facade import SMTP
+from smtpconn.deadline import Timeouts
 from smtpconn.opening import Endpoint, endpoint_of
 from smtpconn.pool import ConnectionPool
-from smtpconn.pooling.lease import Lease
+from smtpconn.pooling.lease import Lease, Limit
 from smtpconn.protocol.errors import SmtpError
+from smtpconn.protocol.mail import Mail
+from smtpconn.protocol.result import SendResult
 from smtpconn.protocol.session import SessionState
 from smtpconn.tls import TlsConfig, TlsMode
 
@@ -133,7 +138,42 @@ class LeasingSMTP(SMTP):
     def _limit(self) -> Any:
         return self.timeout  # None: the pool's own
 
+    def lease(self, timeout: float | None = None) -> Lease:
+        """The lease; taken now, within `timeout` seconds, where there is none or it died. Raises as smtplib does."""
+        with border():
+            return self._leased(timeout)
+
+    def through(self, verb: Callable[[Lease, Limit], SendResult], timeout: Limit) -> SendResult:
+        """A mail over the lease: once more over a fresh one where the connection died unseen before it (D7).
+
+        Raises errors of this library. `timeout` is for all of it.
+        """
+        began = time.monotonic()
+        lease = self._leased(None)
+        used = lease.is_used
+        try:
+            return verb(lease, timeout)
+        except SmtpError as error:
+            rest = _rest(timeout, time.monotonic() - began)
+            if not (used and error._unanswered) or rest == 0.0:
+                raise
+            self.close()
+        return verb(self._leased(None), rest)
+
+    def _deliver(self, mail: Mail) -> SendResult:
+        def verb(lease: Lease, timeout: Limit) -> SendResult:
+            result: SendResult = lease.converse(
+                lambda connection, budget: connection._transact(mail, budget), timeout=timeout
+            )
+            return result
+
+        return self.through(verb, self._limit)
+
     def _open(self) -> Lease:
+        with border():
+            return self._leased(None)
+
+    def _leased(self, timeout: float | None) -> Lease:
         """The lease; one that died is replaced, unless a mail was begun on it."""
         lease = self._lease
         if lease is not None and lease.state is SessionState.CLOSED:
@@ -143,8 +183,11 @@ class LeasingSMTP(SMTP):
                 raise SMTPServerDisconnected("the connection was lost in the middle of a mail")
             lease = None
         if lease is None:
-            with border():
-                lease = self._pool.connection().__enter__()
+            try:
+                lease = self._pool.connection(timeout).__enter__()
+            except SmtpError as error:
+                error.__dict__["_without_connection"] = True  # as the pool says of a mail of its own
+                raise
             self._lease = lease
             self._protocol = self._pool._opening.protocol
             self._take(lease)
@@ -205,6 +248,16 @@ class LeasingSMTP(SMTP):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _rest(timeout: Limit, elapsed: float) -> Limit:
+    """What is left of a total; 0.0 if nothing is."""
+    if isinstance(timeout, Timeouts):
+        if timeout.total is None:
+            return timeout
+        left = timeout.total - elapsed
+        return timeout.replace(total=left) if left > 0 else 0.0
+    return None if timeout is None else max(0.0, timeout - elapsed)
 
 
 def smtp_class(pool: ConnectionPool) -> type[LeasingSMTP]:

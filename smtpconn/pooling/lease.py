@@ -180,6 +180,11 @@ class Lease:
         found: TlsInfo | None = self._look("tls")
         return found
 
+    @property
+    def is_used(self) -> bool:
+        """True if its connection has carried mails before; it may have died since then unseen (D7)."""
+        return bool(self._look("mails"))
+
     # ---- mails
 
     def send(
