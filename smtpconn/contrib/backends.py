@@ -8,6 +8,7 @@ neither counted nor repeated.
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import logging
@@ -20,7 +21,7 @@ from smtpconn.contrib.border import SMTPSomeRecipientsRefused, original, transla
 from smtpconn.contrib.compat import LeasingSMTP, smtp_class
 from smtpconn.contrib.configuration import Configuration
 from smtpconn.pool import ConnectionPool
-from smtpconn.protocol.errors import Delivery, ExtensionUnavailableError, SmtpError
+from smtpconn.protocol.errors import Delivery, ExtensionUnavailableError, PoolClosedError, SmtpError
 from smtpconn.protocol.params import NO_MAIL_PARAMS, MailParams
 from smtpconn.protocol.result import SendResult
 from smtpconn.sender import Sender
@@ -51,7 +52,29 @@ class Registry:
             return found
         made = configuration.make_pool(name)  # without the lock: the framework may ask DNS for its own name
         with self._lock:
-            return self._pools.setdefault(configuration.key, made)
+            found = self._pools.setdefault(configuration.key, made)
+        self._tidy(found)
+        return found
+
+    def _tidy(self, newest: ConnectionPool) -> None:
+        """Expire what is idle in the other pools, and forget those that have nothing left.
+
+        `send_mail(auth_user=..., auth_password=...)` makes a configuration for each user; without this the connections
+        of those who do not come back would stay open.
+        """
+        with self._lock:
+            others = [(key, pool) for key, pool in self._pools.items() if pool is not newest]
+        for key, pool in others:
+            stats = pool.stats()
+            if stats.min_size or stats.leased or stats.opening or stats.waiting:
+                continue
+            if stats.idle:
+                with contextlib.suppress(PoolClosedError):
+                    pool.maintain()
+            else:
+                with self._lock:
+                    if self._pools.get(key) is pool:
+                        del self._pools[key]
 
     def drop(self) -> None:
         """Forget every pool: idle connections are closed now, others when they come back."""

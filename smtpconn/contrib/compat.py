@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from smtplib import (
@@ -50,7 +51,7 @@ from smtpconn.deadline import Timeouts
 from smtpconn.opening import Endpoint, endpoint_of
 from smtpconn.pool import ConnectionPool
 from smtpconn.pooling.lease import Lease, Limit
-from smtpconn.protocol.errors import SmtpError
+from smtpconn.protocol.errors import SmtpError, UsageError
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import SendResult
 from smtpconn.protocol.session import SessionState
@@ -65,6 +66,9 @@ __all__ = [
     "SMTPRecipientsRefused", "SMTPDataError", "SMTPConnectError", "SMTPHeloError", "SMTPAuthenticationError",
     "SMTP_PORT", "SMTP_SSL_PORT", "LMTP_PORT",
 ]  # fmt: skip
+
+
+_TOO_MANY = 432  # Exchange: too many connections; one more is what it does not want (pool CS15)
 
 
 class SMTP_SSL(SMTP):  # noqa: N801  # smtplib's name
@@ -127,6 +131,7 @@ class LeasingSMTP(SMTP):
     def __init__(self, *_where: Any, timeout: Any = None, **_tls: Any) -> None:
         super().__init__(timeout=timeout)
         self._lease: Lease | None = None
+        self._guard = threading.Lock()  # of who has the lease; never held while something waits
 
     def connect(
         self, host: str = "localhost", port: int = 0, source_address: tuple[str, int] | None = None
@@ -155,9 +160,11 @@ class LeasingSMTP(SMTP):
             return verb(lease, timeout)
         except SmtpError as error:
             rest = _rest(timeout, time.monotonic() - began)
-            if not (used and error._unanswered) or rest == 0.0:
+            crowded = error.reply is not None and error.reply.code == _TOO_MANY
+            never_began = error.stage == "input" and not _is_alive(lease)  # another thread found it dead before
+            if not (never_began or (used and error._unanswered and not crowded)) or rest == 0.0:
                 raise
-            self.close()
+            self._give_back(lease)
         return verb(self._leased(None), rest)
 
     def _deliver(self, mail: Mail) -> SendResult:
@@ -176,23 +183,42 @@ class LeasingSMTP(SMTP):
     def _leased(self, timeout: float | None) -> Lease:
         """The lease; one that died is replaced, unless a mail was begun on it."""
         lease = self._lease
-        if lease is not None and lease.state is SessionState.CLOSED:
+        if lease is not None and not _is_alive(lease):
             begun = self._stepwise is not None
-            self.close()
+            self._give_back(lease)
             if begun:
                 raise SMTPServerDisconnected("the connection was lost in the middle of a mail")
-            lease = None
-        if lease is None:
-            try:
-                lease = self._pool.connection(timeout).__enter__()
-            except SmtpError as error:
-                error.__dict__["_without_connection"] = True  # as the pool says of a mail of its own
-                raise
-            self._lease = lease
-            self._protocol = self._pool._opening.protocol
-            self._take(lease)
-            self._learn(lease)
+            lease = self._lease
+        if lease is not None:
+            return lease
+        try:
+            lease = self._pool.connection(timeout).__enter__()
+        except SmtpError as error:
+            error.__dict__["_without_connection"] = True  # as the pool says of a mail of its own
+            raise
+        with self._guard:
+            first = self._lease is None
+            if first:
+                self._lease = lease
+                self._protocol = self._pool._opening.protocol
+                self._take(lease)
+                self._learn(lease)
+        if not first:  # another thread had the same thought
+            lease.__exit__(None, None, None)
+            return self._leased(timeout)
         return lease
+
+    def _give_back(self, lease: Lease) -> None:
+        """End this lease, once, whichever threads find it dead."""
+        with self._guard:
+            if self._lease is not lease:
+                return
+            self._lease = self._connection = self._stepwise = None
+            self._forget()
+        with contextlib.suppress(SmtpError):  # dead, or a forked child's: its return is silent
+            if lease.state is SessionState.RCPT_TO:
+                lease.converse(dialogue.leave_transaction)
+        lease.__exit__(None, None, None)
 
     def _learn(self, lease: Lease) -> None:
         """What the EHLO of the pool said."""
@@ -234,20 +260,22 @@ class LeasingSMTP(SMTP):
 
     def close(self) -> None:
         """Give the connection back to the pool; silent, idempotent."""
-        lease, self._lease, self._connection = self._lease, None, None
-        self._stepwise = None
-        self._forget()
-        if lease is None:
-            return
-        with contextlib.suppress(SmtpError):  # dead, or a forked child's: its return is silent
-            if lease.state is SessionState.RCPT_TO:
-                lease.converse(dialogue.leave_transaction)
-        lease.__exit__(None, None, None)
+        lease = self._lease
+        if lease is not None:
+            self._give_back(lease)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_alive(lease: Lease) -> bool:
+    """False for a lease whose connection is closed, that was given back, or that is the parent's in a forked child."""
+    try:
+        return lease.state is not SessionState.CLOSED
+    except UsageError:
+        return False
 
 
 def _rest(timeout: Limit, elapsed: float) -> Limit:

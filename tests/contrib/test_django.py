@@ -148,6 +148,7 @@ def test_a_view_under_a_threaded_server_sends_for_fifty_clients_over_few_connect
             with ThreadPoolExecutor(50) as clients:
                 assert list(clients.map(visit, range(50))) == [b"1"] * 50
                 server.close_idle("421 4.4.2 Idle too long")
+                server.wait_for_connections(0, 10)  # before it counts new ones beside them
                 assert list(clients.map(visit, range(50, 100))) == [b"1"] * 50
         finally:
             site.trigger.pull_trigger(site.close)  # in its own thread, between two requests
@@ -323,6 +324,19 @@ def test_TLS_is_verified_and_a_private_CA_and_credentials_by_name_are_options(co
                 with configured(**where(server), **options):
                     assert a_mail().send() == 1
                 assert server.mails[0].session.user == "user"
+
+
+def test_the_options_of_the_test_kit_are_options_of_a_backend(configured: Configure) -> None:
+    """users:PT9."""
+    with TestAuthority() as ca:
+        servers = [
+            LoopbackServer(tls="starttls", ca=ca, auth={"user": SECRET}),
+            LoopbackServer(tls="implicit", ca=ca),
+            LoopbackServer(protocol="lmtp", unix_socket=True),
+        ]
+        for server in servers:
+            with server, configured(**server.django_options):
+                assert a_mail().send() == 1
 
 
 def test_own_options_reach_the_wire(configured: Configure) -> None:
@@ -738,6 +752,38 @@ def test_a_message_waits_for_a_connection_no_longer_than_its_timeout(server: Loo
             EmailBackend().send_messages([a_mail()])
         assert time.monotonic() - began < 10
         holder.close()
+
+
+def test_pools_of_configurations_that_do_not_come_back_leave_nothing_open() -> None:
+    """users:DJ8: `send_mail(auth_user=...)` makes a configuration for each user."""
+    users = {f"u{number}": SECRET for number in range(12)}
+    with LoopbackServer(auth=users, mechanisms=("PLAIN",)) as server:
+        options = {**where(server), "allow_plaintext_auth": True, "pool": {"max_idle": 0.2}}
+        with old_settings(**options):
+            for user in users:
+                assert EmailBackend(username=user, password=SECRET).send_messages([a_mail()]) == 1
+                time.sleep(0.1)  # what expires here
+            assert server.connections_now < len(users)
+            assert len(registry._pools) < len(users)
+        assert [mail.session.user for mail in server.mails] == list(users)
+
+
+def test_threads_may_share_a_backend_whose_open_connection_dies(configured: Configure, server: LoopbackServer) -> None:
+    """users:DJ13, DJ21: it is replaced once, and nothing is lost or leaked."""
+    with configured(**where(server)):
+        made = backend()
+        made.open()
+        made.send_messages([a_mail()])
+        for _ in range(5):
+            server.close_idle()
+            with ThreadPoolExecutor(8) as threads:
+                sent = [threads.submit(made.send_messages, [a_mail()]) for _ in range(8)]
+                outcomes = [future.exception() for future in sent]
+            assert outcomes == [None] * 8
+        stats = made.pool.stats()
+        assert (stats.leased, stats.leaks) == (1, 0)
+        made.close()
+    assert server.received == 41
 
 
 def test_closed_pools_are_made_anew(server: LoopbackServer) -> None:
