@@ -66,7 +66,9 @@ def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish)
 def secure(driver: Driver, config: TlsConfig, budget: Budget, publish: Publish) -> Reply:
     """STARTTLS and the handshake: the 220. EHLO is next."""
     session = driver.session
-    reply = driver.run(session.starttls(), budget)
+    driver.run(session.starttls(), budget)
+    reply = session.ledger.last
+    assert reply is not None
     _refuse_injection(driver)
     try:
         driver.transport = driver.transport.start_tls(config, budget.phase("tls").remaining())

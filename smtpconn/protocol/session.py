@@ -196,7 +196,7 @@ class Session:
         self.parser.wants_enhanced = capabilities.supports_enhanced_status
         self.state = SessionState.MAIL_FROM if self.authenticated or self.mails else SessionState.AUTHENTICATION
 
-    def starttls(self) -> Flow[Reply]:
+    def starttls(self) -> Flow[None]:
         """STARTTLS up to its 220; everything learnt is dropped before the handshake (RFC 3207 section 4.2)."""
         if self.state is not SessionState.AUTHENTICATION or self.authenticated or self.secure:
             raise UsageError("STARTTLS is possible once, before AUTH and the first mail")
@@ -211,7 +211,6 @@ class Session:
         self.state = SessionState.STARTTLS
         self.capabilities = NO_CAPABILITIES
         self.parser.wants_enhanced = False
-        return reply
 
     def upgraded(self) -> None:
         """The handshake and the name check are done: EHLO is next."""
