@@ -66,8 +66,12 @@ Message = bytes | bytearray | memoryview | BinaryFile | Iterable[bytes]
 Recipients = Iterable[str | ForwardPath | Recipient]
 
 
-def open_connection(opening: Opening, endpoint: Endpoint, budget: Budget) -> SmtpConnection:
+def open_connection(
+    opening: Opening, endpoint: Endpoint, budget: Budget, kind: type[SmtpConnection] | None = None
+) -> SmtpConnection:
     """Connect, and bring the session to where a mail can be sent. Leaves nothing open if it raises.
+
+    `kind`: a class of connection whose session is opened in a way of its own.
 
     A host's addresses are tried in order until one of them connects and greets (RFC 5321 section 5.1).
     """
@@ -78,7 +82,7 @@ def open_connection(opening: Opening, endpoint: Endpoint, budget: Budget) -> Smt
     try:
         for transport in transports(opening, endpoint, budget, tried):
             try:
-                return _established(transport, opening, endpoint, budget)
+                return _established(transport, opening, endpoint, budget, kind or SmtpConnection)
             except ReplyError as error:  # noqa: PERF203  # one turn per address of a host
                 if error.stage != "greeting" or error.reply.code == 421:
                     raise
@@ -101,11 +105,13 @@ def _name_others(error: SmtpError, tried: list[str]) -> None:
         error.args = (f"{error.args[0]} (other addresses: {'; '.join(tried)})", *error.args[1:])
 
 
-def _established(transport: Transport, opening: Opening, endpoint: Endpoint, budget: Budget) -> SmtpConnection:
+def _established(
+    transport: Transport, opening: Opening, endpoint: Endpoint, budget: Budget, kind: type[SmtpConnection]
+) -> SmtpConnection:
     try:
         if opening.tls_mode is TlsMode.IMPLICIT:
             transport = transport.start_tls(opening.tls, budget.phase("tls").remaining())
-        connection = SmtpConnection(transport, opening, endpoint.name)
+        connection = kind(transport, opening, endpoint.name)
     except BaseException:
         transport.close()
         raise

@@ -18,7 +18,7 @@ from collections.abc import Callable, Set
 from typing import Any
 
 from smtpconn import handshake
-from smtpconn.deadline import Budget, Deadline
+from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.driver import Driver
 from smtpconn.journal import Journal
 from smtpconn.opening import Opening, ehlo_domain
@@ -161,7 +161,9 @@ class Conversation:
         """F93a: what a verb on a dead connection raises, at once and without an octet."""
         session = self._session
         if self._closed_by_owner:
-            raise UsageError("the connection is closed")
+            error = UsageError("the connection is closed")
+            error._closed = True
+            raise error
         if session.closing is not None:
             raise ServiceUnavailableError(
                 f"the server has closed this connection: {session.closing}", reply=session.closing
@@ -175,6 +177,16 @@ class Conversation:
         def call() -> Result:
             self._require_alive()
             return self._driver.run(flow_of(), budget)
+
+        return self._in_turn(budget, call)
+
+    def converse(self, talk: Callable[[Any, Budget], Result], *, timeout: float | Timeouts) -> Result:
+        """For adapters with verbs of their own: `talk(connection, budget)`, in one turn."""
+        budget = Budget.of(timeout)
+
+        def call() -> Result:
+            self._require_alive()
+            return talk(self, budget)
 
         return self._in_turn(budget, call)
 

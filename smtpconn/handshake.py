@@ -15,8 +15,9 @@ from smtpconn.driver import Driver
 from smtpconn.opening import Opening
 from smtpconn.protocol import audit
 from smtpconn.protocol.errors import SmtpError, StartTlsInjectionError, TlsError, UsageError
+from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.sasl import Binding, Credentials, choose
-from smtpconn.tls import TlsMode
+from smtpconn.tls import TlsConfig, TlsMode
 from smtpconn.tls_context import tls_server_end_point
 
 _COUNTED = 4_096  # octets of an injection that are counted, at most
@@ -57,11 +58,20 @@ def _greeted(driver: Driver, publish: Publish) -> None:
 
 def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
     """STARTTLS, and EHLO again over TLS (RFC 3207)."""
+    secure(driver, opening.tls, budget, publish)
+    driver.run(driver.session.hello(fallback=False), budget)
+    _greeted(driver, publish)
+
+
+def secure(driver: Driver, config: TlsConfig, budget: Budget, publish: Publish) -> Reply:
+    """STARTTLS and the handshake: the 220. EHLO is next."""
     session = driver.session
     driver.run(session.starttls(), budget)
+    reply = session.ledger.last
+    assert reply is not None
     _refuse_injection(driver)
     try:
-        driver.transport = driver.transport.start_tls(opening.tls, budget.phase("tls").remaining())
+        driver.transport = driver.transport.start_tls(config, budget.phase("tls").remaining())
     except BaseException as error:
         driver.poison(f"TLS failed: {type(error).__name__}")
         if isinstance(error, OSError) and not isinstance(error, SmtpError):  # BR12: a transport of the caller's
@@ -70,8 +80,7 @@ def _upgrade(driver: Driver, opening: Opening, budget: Budget, publish: Publish)
     session.upgraded()
     publish(audit.TlsUpgraded)
     driver.journal.secured(driver.transport.tls)
-    driver.run(session.hello(fallback=False), budget)
-    _greeted(driver, publish)
+    return reply
 
 
 def _refuse_injection(driver: Driver) -> None:
@@ -98,8 +107,8 @@ def authenticate(
     source: Credentials | Callable[[], Credentials],
     budget: Budget,
     publish: Publish,
-) -> None:
-    """One AUTH. What a callable raises passes unchanged, before an octet of it is written."""
+) -> Reply:
+    """One AUTH: its 235. What a callable raises passes unchanged, before an octet of it is written."""
     session = driver.session
     if session.authenticated:
         raise UsageError("already authenticated: AUTH is possible once in a session (RFC 4954 section 4)")
@@ -113,9 +122,10 @@ def authenticate(
     clear = not session.secure and not opening.allow_plaintext_auth
     name = choose(credentials, offered, clear=clear, binding=binding)
     mechanism = credentials.mechanism(name, credentials.revealed(), binding)
-    driver.run(session.auth(mechanism), budget)
+    reply = driver.run(session.auth(mechanism), budget)
     publish(audit.AuthCompleted, mechanism=name)
     driver.journal.authenticated(name)
+    return reply
 
 
 def _channel_binding(driver: Driver, credentials: Credentials) -> bytes | None:

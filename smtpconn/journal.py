@@ -36,7 +36,7 @@ _CHUNK = re.compile(CHUNK.stage.encode("ascii") + rb" ([0-9]{1,20})(?: LAST)?")
 class Journal:
     """The voice of one connection; `number` and `endpoint` say which."""
 
-    __slots__ = ("_born", "_closed", "_endpoint", "_number", "_session")
+    __slots__ = ("_born", "_closed", "_endpoint", "_number", "_session", "wired")
 
     def __init__(self, session: Session, number: int = 0, endpoint: str = "") -> None:
         self._session = session
@@ -44,6 +44,7 @@ class Journal:
         self._endpoint = safe_text(endpoint)
         self._born = time.monotonic()
         self._closed = False
+        self.wired = False  # its owner asked for the wire log of this connection alone, whatever the logger's level
 
     # --- the connection ---
 
@@ -118,10 +119,9 @@ class Journal:
 
     # --- the wire ---
 
-    @staticmethod
-    def is_wired() -> bool:
+    def is_wired(self) -> bool:
         """True if somebody wants the wire log; asked once for each conversation."""
-        return _wire.isEnabledFor(logging.DEBUG)
+        return self.wired or _wire.isEnabledFor(logging.DEBUG)
 
     def writing(self, step: Step) -> None:
         """One record for each command line that is about to be written, and for each run of content."""
@@ -147,17 +147,13 @@ class Journal:
         """Make one record. Whatever a handler, a filter or a record factory raises is dropped (faults:NN16)."""
         use = self._session.mails
         attributes = {"smtp_connection": self._number, "smtp_use": use, "smtp_endpoint": self._endpoint, **extra}
+        words, about = "connection %d use %d to %s: %s", (self._number, use, self._endpoint, text)
         with contextlib.suppress(Exception):  # there is nobody left to tell
-            logger.log(
-                level,
-                "connection %d use %d to %s: %s",
-                self._number,
-                use,
-                self._endpoint,
-                text,
-                exc_info=exc_info,
-                extra=attributes,
-            )
+            if logger.isEnabledFor(level):
+                logger.log(level, words, *about, exc_info=exc_info, extra=attributes)
+            elif self.wired and logger is _wire:
+                record = logger.makeRecord(logger.name, level, __file__, 0, words, about, None, extra=attributes)
+                logger.handle(record)
 
 
 def _status(reply: Reply) -> dict[str, object]:

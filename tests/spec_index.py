@@ -56,7 +56,7 @@ LOOK_ALIKES = {
 }
 
 NOT_YET: dict[str, str] = {
-    "BS23": "no integration but the command line",
+    "BS23": "no Celery helpers",
 }
 
 

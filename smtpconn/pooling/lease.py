@@ -180,6 +180,11 @@ class Lease:
         found: TlsInfo | None = self._look("tls")
         return found
 
+    @property
+    def is_used(self) -> bool:
+        """True if its connection has carried mails before; it may have died since then unseen (D7)."""
+        return bool(self._look("mails"))
+
     # ---- mails
 
     def send(
@@ -370,6 +375,10 @@ class Lease:
     def rehlo(self, *, timeout: Limit = None) -> None:
         """EHLO or LHLO again."""
         self._verb("rehlo", timeout=timeout)
+
+    def converse(self, talk: Callable[[Any, Budget], Any], *, timeout: Limit = None) -> Any:
+        """For adapters with verbs of their own: `talk(connection, budget)`, in one turn."""
+        return self._verb("converse", talk, timeout=timeout)
 
     def quit(self, *, timeout: Limit = None) -> bool:
         """QUIT, and close the connection; the lease ends with its block."""

@@ -177,6 +177,14 @@ def rcpt(recipient: Recipient, capabilities: ServerCapabilities) -> bytes:
     return _line("RCPT", b"RCPT TO:<" + recipient.path.octets + b">" + recipient.params.octets, limit)
 
 
+def verbatim(line: str) -> bytes:
+    """A command line of the caller's own, without its CRLF; printable ASCII."""
+    verb = line.partition(" ")[0] or "empty"
+    if not line.isascii():
+        raise InvalidInputError("a command line must be ASCII")
+    return _line(verb, line.encode("ascii"))
+
+
 def bdat(octets: int, *, last: bool) -> bytes:
     """BDAT (RFC 3030 section 2): the line in front of a chunk of that many octets."""
     return _line("BDAT", b"BDAT %d LAST" % octets if last else b"BDAT %d" % octets)

@@ -117,7 +117,7 @@ class Outgoing:
         if self.policy is None:
             return
         size = len(self.mail.message) if isinstance(self.mail.message, bytes) else self.mail.size
-        with _fails_closed():
+        with fails_closed():
             self.policy.check_sender(self.sender)
             self.policy.check_recipients(self.recipients)
             self.policy.check_message_size(size)
@@ -133,7 +133,7 @@ class Outgoing:
             if size is not None and total > size:
                 raise InvalidInputError(f"size is {size}, but message has more octets")
             if counting_policy is not None:
-                with _fails_closed():
+                with fails_closed():
                     counting_policy.check_message_size(total)
             if self.eight_bit_refused and not octets.isascii():
                 raise self._eight_bit_error()
@@ -151,7 +151,7 @@ class Outgoing:
 
 
 @contextlib.contextmanager
-def _fails_closed() -> Iterator[None]:
+def fails_closed() -> Iterator[None]:
     """F98a: whatever a policy raises is a refusal."""
     try:
         yield

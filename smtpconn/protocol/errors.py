@@ -90,6 +90,7 @@ class SmtpError(Exception):
         self._unanswered = False
         self._rset_alone = False  # this endpoint wants RSET awaited before the next MAIL (D8)
         self._announced = False  # of a mail of which only the envelope was announced: no octet of its body was written
+        self._closed = False  # the connection was closed by its owner: there is none to use any more
         self._untouched = False  # of a mail of which nothing was written at all: the flight broke in front of it
 
     @property

@@ -418,11 +418,12 @@ def choose(credentials: Credentials, offered: frozenset[str], *, clear: bool, bi
         if not clear or name in SAFE_WITHOUT_TLS:
             return name
     if usable:
+        remedy = "use TLS, or pass allow_plaintext_auth=True"
         raise UsageError(
-            f"{usable[0]} would show the secret on a connection without TLS: use TLS, or pass allow_plaintext_auth=True"
+            f"{usable[0]} would show the secret on a connection without TLS: {remedy}", extension="AUTH"
         )
     wanted, there = ", ".join(credentials.names), ", ".join(sorted(offered)) or "none"
     text = f"no mechanism of AUTH in common: wanted {wanted}; offered {there}"
     if _SCRAM_PLUS in offered.intersection(credentials.names):
         text += "; there is no channel binding on this connection"
-    raise ExtensionUnavailableError(text, extension="AUTH")
+    raise ExtensionUnavailableError(text, extension="AUTH", detail=", ".join(sorted(offered)) or None)

@@ -162,7 +162,7 @@ class Session:
         kind, line = self._hello_line()
         reply = yield from exchange(line, kind)
         if reply.is_positive:
-            self._learn(ServerCapabilities.parse(reply))
+            self.learn(ServerCapabilities.parse(reply))
             return
         if self.is_lmtp or not fallback or reply.code not in _HELO_ANSWERS:
             raise refused(kind, reply)
@@ -183,14 +183,15 @@ class Session:
         reply = yield from exchange(commands.helo(self.domain), HELO)
         if not reply.is_positive:
             raise refused(HELO, reply)
-        self._learn(ServerCapabilities.helo(reply))
+        self.learn(ServerCapabilities.helo(reply))
 
     def _hello_line(self) -> tuple[Kind, bytes]:
         if self.is_lmtp:
             return LHLO, commands.lhlo(self.domain)
         return EHLO, commands.ehlo(self.domain)
 
-    def _learn(self, capabilities: ServerCapabilities) -> None:
+    def learn(self, capabilities: ServerCapabilities) -> None:
+        """What EHLO, LHLO or HELO was answered; replaces what was known."""
         self.capabilities = capabilities
         self.parser.wants_enhanced = capabilities.supports_enhanced_status
         self.state = SessionState.MAIL_FROM if self.authenticated or self.mails else SessionState.AUTHENTICATION
@@ -218,7 +219,7 @@ class Session:
 
     # --- AUTH ---
 
-    def auth(self, mechanism: Mechanism) -> Flow[None]:
+    def auth(self, mechanism: Mechanism) -> Flow[Reply]:
         """One AUTH exchange (RFC 4954 section 4). Success is 235 and nothing else."""
         if self.authenticated:
             raise UsageError("already authenticated: AUTH is possible once (RFC 4954 section 4)")
@@ -228,11 +229,11 @@ class Session:
             yield from self.reset()
         self.parser.redact = mechanism.redacted
         try:
-            yield from self._exchange_auth(auth_kind(mechanism.name), mechanism)
+            return (yield from self._exchange_auth(auth_kind(mechanism.name), mechanism))
         finally:
             self.parser.redact = None
 
-    def _exchange_auth(self, kind: Kind, mechanism: Mechanism) -> Flow[None]:
+    def _exchange_auth(self, kind: Kind, mechanism: Mechanism) -> Flow[Reply]:
         reply = yield from self._first_response(kind, mechanism)
         challenges = 0
         while reply.code == 334 and mechanism.cancelled is None:
@@ -241,6 +242,7 @@ class Session:
                 mechanism.cancelled = f"more than {_CHALLENGES} challenges"
             reply = yield from exchange(self._answer(kind, mechanism, reply), kind)
         self._conclude_auth(kind, mechanism, reply)
+        return reply
 
     def _first_response(self, kind: Kind, mechanism: Mechanism) -> Flow[Reply]:
         """AUTH with its initial response; in two steps where the line would be too long (RFC 4954 section 4)."""
@@ -324,9 +326,9 @@ class Session:
         kind, line = self._hello_line()
         reply = yield from exchange(line, kind)
         if reply.is_positive:
-            self._learn(ServerCapabilities.parse(reply))
+            self.learn(ServerCapabilities.parse(reply))
             return
-        self._learn(NO_CAPABILITIES)
+        self.learn(NO_CAPABILITIES)
         self.condemn(f"a refused {kind.stage}")
         raise self.refusal(kind, reply)
 

@@ -82,6 +82,7 @@ def mail(
         (commands.expn("staff", NO_CAPABILITIES), b"EXPN staff\r\n"),
         (commands.help_(None, NO_CAPABILITIES), b"HELP\r\n"),
         (commands.help_("MAIL", NO_CAPABILITIES), b"HELP MAIL\r\n"),
+        (commands.verbatim("XFORWARD NAME=mx.test"), b"XFORWARD NAME=mx.test\r\n"),
     ],
     ids=repr,
 )
@@ -349,3 +350,9 @@ def test_octets_above_ascii_pass_the_choke_point() -> None:
 def test_a_hello_checks_its_domain_e3_in5(verb: Callable[[str], bytes], domain: str) -> None:
     with pytest.raises(InvalidInputError, match="ehlo_domain"):
         verb(domain)
+
+
+@pytest.mark.parametrize("line", ["NOOP\r\nRSET", "NOOP\n", "NO\0OP", "NOOP \u00e4", "X" * 511])
+def test_F67a_a_line_of_the_callers_own_passes_the_same_choke_point(line: str) -> None:
+    with pytest.raises(InvalidInputError):
+        commands.verbatim(line)

@@ -1,0 +1,1 @@
+"""What the documentation shows of applications; the tests run it."""

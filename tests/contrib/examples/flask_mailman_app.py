@@ -1,0 +1,22 @@
+"""A Flask application with Flask-Mailman: one setting differs."""
+
+import os
+
+from flask import Flask
+from flask_mailman import EmailMessage, Mail
+
+app = Flask(__name__)
+app.config.update(
+    MAIL_BACKEND="smtpconn.contrib.flask.EmailBackend",
+    MAIL_SERVER=os.environ["MAIL_SERVER"],
+    MAIL_PORT=int(os.environ["MAIL_PORT"]),
+    MAIL_TIMEOUT=10,
+    MAIL_DEFAULT_SENDER="app@example.com",
+    MAIL_SMTPCONN={"pool": {"max_size": 4}},
+)
+Mail(app)
+
+
+@app.get("/signup")
+def signup() -> str:
+    return str(EmailMessage("Welcome", "Hello.", to=["ben@example.net"]).send())

@@ -1,0 +1,30 @@
+"""A Flask application with a pool, no extension."""
+
+from __future__ import annotations
+
+from email.message import EmailMessage
+from typing import Any
+
+from flask import Flask, current_app, request
+
+from smtpconn import ConnectionPool, SmtpError
+
+
+def create_app(config: dict[str, Any]) -> Flask:
+    app = Flask(__name__)
+    app.config.update(config)
+    # Nothing connects here: preloading, forking and reloading need no hook.
+    app.extensions["smtpconn"] = ConnectionPool.from_url(app.config["EMAIL_URL"], max_size=4)
+
+    @app.get("/signup")
+    def signup() -> str:
+        message = EmailMessage()
+        message["From"], message["To"], message["Subject"] = "app@example.com", request.args["to"], "Welcome"
+        message.set_content("Hello.\n")
+        try:
+            result = current_app.extensions["smtpconn"].send_message(message, timeout=10)
+        except SmtpError as error:
+            return str(error.delivery.value)
+        return str(result.delivery.value)
+
+    return app
