@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from smtpconn import dane
 from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
 from smtpconn.readiness import READ, WRITE, Readable, as_loss, moment, rest_until, retry, wait, wanted_by
 from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo
@@ -249,7 +250,10 @@ class SocketTransport(_Base):
             wrapped = _wrap(ssl_context(config), self._sock, server_name, self.peer)
             self._gone = _REPLACED
             retry(wrapped.do_handshake, wrapped.fileno, READ, at)
-            return TlsTransport(wrapped, self.peer, server_name)
+            verified_by = "PKIX"
+            if config.tlsa is not None:
+                verified_by = dane.verify(dane.chain_of(wrapped), config.tlsa, self.peer)
+            return TlsTransport(wrapped, self.peer, server_name, verified_by)
         except BaseException as error:
             if wrapped is None:
                 self.close()
@@ -291,7 +295,7 @@ class TlsTransport(_Base):
 
     secure = True
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str) -> None:
+    def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str, verified_by: str = "PKIX") -> None:
         super().__init__(sock, peer, server_name)
         self._pending = sock.pending
         self._readable = Readable(sock.fileno())
@@ -305,6 +309,7 @@ class TlsTransport(_Base):
             cipher=cipher[0] if cipher else "",
             server_name=server_name,
             peer_certificate=sock.getpeercert(binary_form=True) or b"",
+            verified_by=verified_by,
         )
 
     def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
