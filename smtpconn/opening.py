@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from smtpconn import resolve
+from smtpconn import racing, resolve
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host, exact_text
 from smtpconn.protocol.audit import AuditSink
@@ -248,35 +248,22 @@ def transports(opening: Opening, endpoint: Endpoint, budget: Budget, failures: l
     if opening.dial is not None and endpoint.host is not None:
         yield _dialled(opening.dial, endpoint, deadline)
         return
+    errors: list[OSError] = []
+
+    def failed(address: SocketAddress, error: OSError) -> None:
+        errors.append(error)
+        failures.append(f"{address}: {error.strerror or str(error) or 'timed out'}")
+
     found = _addresses(endpoint, deadline)
-    last: Exception | None = None
-    for place, address in enumerate(found):
-        try:
-            transport = _connected(address, opening, deadline, len(found) - place)
-        except OSError as error:
-            last = error
-            failures.append(f"{address}: {error.strerror or str(error) or 'timed out'}")
-            if deadline.expired:
-                break
-            continue
-        yield transport
-    if last is not None:
-        raise _all_failed(endpoint, failures, last, deadline) from last
+    yield from racing.connected(found, deadline, failed, source_address=opening.source_address)
+    if errors:
+        raise _all_failed(endpoint, failures, errors[-1], deadline) from errors[-1]
 
 
 def _addresses(endpoint: Endpoint, deadline: Deadline) -> list[SocketAddress]:
     if endpoint.host is None or endpoint.port is None:
         return [resolve.unix_address(endpoint.unix_socket or "")]
     return list(resolve.addresses(endpoint.host, endpoint.port, deadline))
-
-
-def _connected(address: SocketAddress, opening: Opening, deadline: Deadline, left: int) -> SocketTransport:
-    """Connect to one of `left` addresses; it may use its share of the time, so that a dead one does not eat it all."""
-    remaining = deadline.remaining()
-    limit = None if remaining is None else remaining / left
-    if limit is not None and limit <= 0.0:
-        raise TimeoutError
-    return SocketTransport.connect(address, timeout=limit, source_address=opening.source_address)
 
 
 def _all_failed(
