@@ -75,7 +75,8 @@ def verify(chain: Sequence[bytes], demand: TlsaDemand, where: str) -> str:
         if why_not is None:
             return _told("DANE-TA", demand)
         reason = f"the authority of a TLSA record does not vouch for it: {why_not}"
-    raise CertificateError(f"the certificate of {where} was refused by DANE: {reason}")
+    # RFC 7672 section 2.2: the mail is delayed, not bounced: a roll-over that went wrong is put right by somebody.
+    raise CertificateError(f"the certificate of {where} was refused by DANE: {reason}", permanent=False)
 
 
 def _told(kind: str, demand: TlsaDemand) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from smtpconn import racing, resolve
 from smtpconn.deadline import Budget, Deadline
+from smtpconn.finding.domain import DomainSearch
 from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host, exact_text
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError, numeral
@@ -33,15 +34,18 @@ _LMTP_FORBIDDEN_PORT = 25  # RFC 2033 section 5
 
 
 class Endpoint(NamedTuple):
-    """One server: a host and a port, or a Unix socket; checked by `endpoint_of`."""
+    """A host and a port, or a Unix socket, checked by `endpoint_of`; or a domain whose servers DNS is to find."""
 
     host: str | None
     port: int | None
     unix_socket: str | None = None
+    search: DomainSearch | None = None
 
     @property
     def name(self) -> str:
-        """`host:port`, or the path of the socket."""
+        """`host:port`, the path of the socket, or the domain and what is looked for."""
+        if self.search is not None:
+            return self.search.name
         if self.host is None:
             return self.unix_socket or ""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -68,6 +72,10 @@ def endpoint_of(host: object, port: object, unix_socket: object = None, *, proto
 
 def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: ProtocolName) -> tuple[Endpoint, ...]:
     """The endpoints of a pool (EP1): one, or several in order of preference. Raises as `endpoint_of`."""
+    if isinstance(host, DomainSearch):
+        if port is not None or unix_socket is not None:
+            raise InvalidInputError("port and unix_socket must not stand beside a search of a domain")
+        return (Endpoint(None, None, search=host),)
     if host is None or isinstance(host, str):
         return (endpoint_of(host, port, unix_socket, protocol=protocol),)
     if not isinstance(host, Sequence):
@@ -146,7 +154,9 @@ _HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), 
 
 def check_name_to_verify(opening: Opening, endpoint: Endpoint) -> None:
     """F112: a Unix socket has no host name that a certificate could be verified for."""
-    if endpoint.host is None and opening.tls_mode is not TlsMode.NONE and opening.tls.server_name is None:
+    if endpoint.host is not None or endpoint.search is not None:
+        return
+    if opening.tls_mode is not TlsMode.NONE and opening.tls.server_name is None:
         raise InvalidInputError("TLS over a Unix socket needs TlsConfig.server_name: there is no host name to verify")
 
 

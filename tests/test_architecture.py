@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
     {"transport"},
     {"driver", "racing"},
     {"opening"},
-    {"handshake"},
+    {"handshake", "discovery"},
     {"conversation"},
     {"sending"},
     {"chain"},
