@@ -156,8 +156,7 @@ class ConnectionPool:
         """A pool of connections to the servers of a mail domain, found by DNS whenever one is opened.
 
         `keywords`: `service`, `expected`, `dane`, `resolver`, `validating`, `tls_mode`, `port` and `own_names` as for
-        `SmtpConnection.from_domain`, and those of the constructor. The domain's servers are one endpoint to the pool:
-        at each open they are tried in the order of the records, so that back-offs begin when none can be had.
+        `SmtpConnection.from_domain`, and those of the constructor. The servers are one endpoint to the pool.
         """
         credentials = concealed(keywords.pop("credentials", None))
         search, options = discovery.search_of(domain, keywords)

@@ -13,12 +13,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder
 
-from smtpconn import dane
+from smtpconn import SmtpConnection, dane
 from smtpconn.finding.records import TlsaRecord
 from smtpconn.finding.tlsa import TlsaDemand
 from smtpconn.protocol.errors import CertificateError, InvalidInputError, TlsError
 from smtpconn.resolve import SocketAddress
-from smtpconn.tls import TlsConfig
+from smtpconn.testing import ScriptedTransport
+from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
 from smtpconn.transport import SocketTransport
 
 from .tls_authority import CLIENT, Certificate, OneConnection, TlsEcho, certify, server_context
@@ -238,6 +239,26 @@ def test_OB20_records_in_addition_leave_the_roots_and_the_name_in_force(tmp_path
                   TlsConfig(server_name=NAME, trust=world.other.pem, tlsa=both)):  # fmt: skip
         with pytest.raises(CertificateError, match="refused for"):
             handshake(tmp_path, world, ROOTED, wrong)
+
+
+@pytest.mark.parametrize("mode", [TlsMode.STARTTLS, TlsMode.IMPLICIT])
+@pytest.mark.parametrize("verified_by", ["PKIX", "DANE-EE"])
+def test_OB20_a_transport_of_the_callers_that_does_not_look_at_the_records_is_refused(
+    world: World, mode: TlsMode, verified_by: str
+) -> None:
+    starttls = [b"250-mx\r\n250 STARTTLS\r\n", b"220 go\r\n"] if mode is TlsMode.STARTTLS else []
+    info = TlsInfo("TLSv1.3", "x", NAME, world.good.der, verified_by)
+    said = [b"220 mx\r\n", *starttls, b"250 mx\r\n"]
+    transport = ScriptedTransport(said, when_dry="eof", tls=info, secure=mode is TlsMode.IMPLICIT)
+    config = TlsConfig(server_name=NAME, tlsa=TlsaDemand((tlsa(world.good, 3),), (NAME,)))
+    options: dict[str, Any] = {"tls_mode": mode, "tls_config": config, "timeout": 5, "ehlo_domain": "c.test"}
+    if verified_by == "DANE-EE":
+        SmtpConnection.from_transport(transport, **options).close()
+        return
+    with pytest.raises(CertificateError, match="verified_by"):
+        SmtpConnection.from_transport(transport, **options)
+    in_clear = b"EHLO c.test\r\nSTARTTLS\r\n" if mode is TlsMode.STARTTLS else b""
+    assert transport.written == in_clear
 
 
 def test_a_chain_that_python_does_not_tell_is_the_servers_own_certificate(world: World) -> None:
