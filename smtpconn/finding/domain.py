@@ -18,7 +18,7 @@ from smtpconn.finding.services import services
 from smtpconn.finding.tlsa import TlsaAnswer
 from smtpconn.finding.trust import Demand, FoundServer, Voucher, demand_on, voucher_of
 from smtpconn.protocol.address import check_host
-from smtpconn.protocol.errors import InvalidInputError, ResolveError, SmtpError
+from smtpconn.protocol.errors import InvalidInputError, ResolveError, SmtpError, numeral
 from smtpconn.tls import TlsMode
 
 if TYPE_CHECKING:
@@ -67,15 +67,16 @@ class DomainSearch:
         if self.tls_mode is not None and not isinstance(self.tls_mode, TlsMode):
             raise TypeError(f"tls_mode must be a TlsMode, not {type(self.tls_mode).__name__}")
         if self.service == "submission" and self.tls_mode is TlsMode.NONE:
-            raise InvalidInputError("a submission server is found for TLS only (RFC 8314 section 3)")
+            raise InvalidInputError("tls_mode must be IMPLICIT or STARTTLS for a submission (RFC 8314)")
         if self.service == "mx" and self.tls_mode is TlsMode.IMPLICIT:
-            raise InvalidInputError("MX hosts speak STARTTLS: there is no implicit TLS between relays (RFC 7672)")
+            raise InvalidInputError("tls_mode must be STARTTLS or NONE for MX hosts: relays have no implicit TLS")
         if isinstance(self.port, bool) or not isinstance(self.port, int):
             raise TypeError(f"port must be an int, not {type(self.port).__name__}")
         if not 1 <= self.port <= 65_535:
-            raise InvalidInputError(f"port must be 1 to 65535: {self.port}")
+            raise InvalidInputError(f"port must be 1 to 65535: {numeral(self.port)}")
+        object.__setattr__(self, "port", int.__int__(self.port))
         if self.port != SMTP_PORT and self.service != "mx":
-            raise InvalidInputError("port is for MX hosts: an SRV record names its own")
+            raise InvalidInputError("port is for MX hosts: an SRV record names its own, leave it away")
         for name in ("expected", "own_names"):
             object.__setattr__(self, name, checked_patterns(name, getattr(self, name)))
         if self.validating is not None and not isinstance(self.validating, bool):

@@ -161,7 +161,7 @@ def test_a_mail_is_sent_to_a_domain(
         (("--domain", DOMAIN, "--unix-socket", "/run/lmtp"), "--unix-socket"),
         (("--service", "mx", "--host", "a.test", "--tls", "none"), "--domain"),
         (("--domain", "192.0.2.1"), "domain"),
-        (("--domain", DOMAIN, "--tls", "none"), "TLS only"),
+        (("--domain", DOMAIN, "--tls", "none"), "tls_mode"),
     ],
 )
 def test_CLI13_a_domain_beside_another_server_is_refused(
