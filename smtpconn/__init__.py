@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # `X as X` is an explicit re-export (PEP 484)
     from smtpconn.attempts import attempt_of as attempt_of
     from smtpconn.connection import SmtpConnection as SmtpConnection
     from smtpconn.deadline import Timeouts as Timeouts
+    from smtpconn.finding.records import TlsaRecord as TlsaRecord
+    from smtpconn.finding.tlsa import TlsaDemand as TlsaDemand
     from smtpconn.outcomes import MailOutcome as MailOutcome
     from smtpconn.outcomes import MailOutcomes as MailOutcomes
     from smtpconn.pool import ConnectionPool as ConnectionPool
@@ -214,6 +216,8 @@ _HOMES: dict[str, str] = {
     "attempts": "AttemptVerdict attempt_of",
     "connection": "SmtpConnection",
     "deadline": "Timeouts",
+    "finding.records": "TlsaRecord",
+    "finding.tlsa": "TlsaDemand",
     "pooling.lease": "Lease",
     "outcomes": "MailOutcome MailOutcomes",
     "pool": "ConnectionPool",

@@ -11,7 +11,7 @@ import types
 from collections.abc import Generator, Iterable
 from typing import Any, overload
 
-from smtpconn import handshake
+from smtpconn import discovery, handshake
 from smtpconn import message as email_messages
 from smtpconn.chain import Chain, Pulled, check_mail, check_mails
 from smtpconn.deadline import Budget, Clock, Deadline, Timeouts
@@ -73,8 +73,11 @@ def open_connection(
 
     `kind`: a class of connection whose session is opened in a way of its own.
 
-    A host's addresses are tried in order until one of them connects and greets (RFC 5321 section 5.1).
+    A host's addresses are tried in order until one of them connects and greets (RFC 5321 section 5.1), and so are a
+    domain's servers.
     """
+    if endpoint.search is not None:
+        return discovery.open_first(endpoint.search, opening, budget, functools.partial(open_connection, kind=kind))
     check_name_to_verify(opening, endpoint)
     refusal: ReplyError | None = None
     tried: list[str] = []  # what went wrong at each address
@@ -270,6 +273,32 @@ class SmtpConnection(Sending):
         where = (None, None, parsed.unix_socket) if parsed.unix_socket else (*parsed.hosts[0], None)
         options = {**keywords, **options}
         return _opened(parsed.protocol, where, timeout, tls_mode=parsed.tls_mode, **options)
+
+    @classmethod
+    def from_domain(cls, domain: str, *, timeout: Timeout, **keywords: Any) -> SmtpConnection:
+        """Connect to a server of a mail domain, found by DNS; the domain is the name that the user gave.
+
+        `service`: "submission" (default), by SRV records for `submissions` and `submission` (RFC 6186, RFC 8314), or
+        "mx", the hosts that take the domain's mail (RFC 5321 section 5.1). The servers are tried in the order of the
+        records, within the one `timeout`.
+
+        The certificate is verified for the domain itself; for the server's name only where DNSSEC vouches for the
+        record or the caller does by `expected` (`["mx.example.net", "*.example.net"]`). A server with TLSA records must
+        match them (RFC 7672). `dane="require"`: no server without. `resolver`: a `dns.resolver.Resolver`, the system's
+        by default; `validating=True`: its word on DNSSEC may be believed, as it is by default if it is on this machine.
+        `tls_mode`: for "submission" one of the two kinds only; for "mx", `TlsMode.NONE` allows plaintext to hosts
+        without TLSA records. `port`: of MX hosts. `own_names`: what this relay is called in MX records.
+
+        Other keywords: those of `connect`. Raises as `connect`; `ResolveError` is `permanent` where the domain takes no
+        mail or names no server.
+        """
+        credentials = concealed(keywords.pop("credentials", None))
+        budget = Budget.of(timeout)
+        search, options = discovery.search_of(domain, keywords)
+        opening = Opening(tls_mode=search.least_tls, credentials=credentials_of(credentials), **options)
+        endpoint = Endpoint(None, None, search=search)
+        discovery.check_opening(opening, endpoint)
+        return open_connection(opening, endpoint, budget)
 
     @classmethod
     def from_transport(

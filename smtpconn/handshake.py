@@ -14,7 +14,7 @@ from smtpconn.deadline import Budget
 from smtpconn.driver import Driver
 from smtpconn.opening import Opening
 from smtpconn.protocol import audit
-from smtpconn.protocol.errors import SmtpError, StartTlsInjectionError, TlsError, UsageError
+from smtpconn.protocol.errors import CertificateError, SmtpError, StartTlsInjectionError, TlsError, UsageError
 from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.sasl import Binding, Credentials, choose
 from smtpconn.tls import TlsConfig, TlsMode
@@ -33,6 +33,8 @@ class Publish(Protocol):
 def establish(driver: Driver, opening: Opening, budget: Budget, publish: Publish) -> None:
     """Open the session. What it raises leaves the transport to the caller, who ends it."""
     session = driver.session
+    if opening.tls_mode is TlsMode.IMPLICIT:
+        _require_match(driver, opening.tls)
     publish(audit.Connected)
     driver.journal.connected(driver.transport.tls)
     driver.run(session.greet(), budget)
@@ -77,10 +79,19 @@ def secure(driver: Driver, config: TlsConfig, budget: Budget, publish: Publish) 
         if isinstance(error, OSError) and not isinstance(error, SmtpError):  # BR12: a transport of the caller's
             raise TlsError(f"the TLS handshake failed: {error}") from error
         raise
+    _require_match(driver, config)
     session.upgraded()
     publish(audit.TlsUpgraded)
     driver.journal.secured(driver.transport.tls)
     return reply
+
+
+def _require_match(driver: Driver, config: TlsConfig) -> None:
+    """A transport of the caller's own may know nothing of TLSA records: what nobody has looked at is not met."""
+    info = driver.transport.tls
+    if config.tlsa is not None and (info is None or "DANE" not in info.verified_by):
+        driver.poison("TLSA records were not looked at")
+        raise CertificateError("the transport does not say that the certificate matches a TLSA record (verified_by)")
 
 
 def _refuse_injection(driver: Driver) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from smtpconn import resolve
+from smtpconn import racing, resolve
 from smtpconn.deadline import Budget, Deadline
+from smtpconn.finding.domain import DomainSearch
 from smtpconn.protocol.address import address_literal, check_ehlo_domain, check_host, exact_text
 from smtpconn.protocol.audit import AuditSink
 from smtpconn.protocol.errors import ConnectError, InvalidInputError, SmtpTimeoutError, numeral
@@ -33,15 +34,18 @@ _LMTP_FORBIDDEN_PORT = 25  # RFC 2033 section 5
 
 
 class Endpoint(NamedTuple):
-    """One server: a host and a port, or a Unix socket; checked by `endpoint_of`."""
+    """A host and a port, or a Unix socket, checked by `endpoint_of`; or a domain whose servers DNS is to find."""
 
     host: str | None
     port: int | None
     unix_socket: str | None = None
+    search: DomainSearch | None = None
 
     @property
     def name(self) -> str:
-        """`host:port`, or the path of the socket."""
+        """`host:port`, the path of the socket, or the domain and what is looked for."""
+        if self.search is not None:
+            return self.search.name
         if self.host is None:
             return self.unix_socket or ""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -68,6 +72,10 @@ def endpoint_of(host: object, port: object, unix_socket: object = None, *, proto
 
 def endpoints_of(host: object, port: object, unix_socket: object, *, protocol: ProtocolName) -> tuple[Endpoint, ...]:
     """The endpoints of a pool (EP1): one, or several in order of preference. Raises as `endpoint_of`."""
+    if isinstance(host, DomainSearch):
+        if port is not None or unix_socket is not None:
+            raise InvalidInputError("port and unix_socket must not stand beside a search of a domain")
+        return (Endpoint(None, None, search=host),)
     if host is None or isinstance(host, str):
         return (endpoint_of(host, port, unix_socket, protocol=protocol),)
     if not isinstance(host, Sequence):
@@ -146,7 +154,9 @@ _HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), 
 
 def check_name_to_verify(opening: Opening, endpoint: Endpoint) -> None:
     """F112: a Unix socket has no host name that a certificate could be verified for."""
-    if endpoint.host is None and opening.tls_mode is not TlsMode.NONE and opening.tls.server_name is None:
+    if endpoint.host is not None or endpoint.search is not None:
+        return
+    if opening.tls_mode is not TlsMode.NONE and opening.tls.server_name is None:
         raise InvalidInputError("TLS over a Unix socket needs TlsConfig.server_name: there is no host name to verify")
 
 
@@ -248,35 +258,22 @@ def transports(opening: Opening, endpoint: Endpoint, budget: Budget, failures: l
     if opening.dial is not None and endpoint.host is not None:
         yield _dialled(opening.dial, endpoint, deadline)
         return
+    errors: list[OSError] = []
+
+    def failed(address: SocketAddress, error: OSError) -> None:
+        errors.append(error)
+        failures.append(f"{address}: {error.strerror or str(error) or 'timed out'}")
+
     found = _addresses(endpoint, deadline)
-    last: Exception | None = None
-    for place, address in enumerate(found):
-        try:
-            transport = _connected(address, opening, deadline, len(found) - place)
-        except OSError as error:
-            last = error
-            failures.append(f"{address}: {error.strerror or str(error) or 'timed out'}")
-            if deadline.expired:
-                break
-            continue
-        yield transport
-    if last is not None:
-        raise _all_failed(endpoint, failures, last, deadline) from last
+    yield from racing.connected(found, deadline, failed, source_address=opening.source_address)
+    if errors:
+        raise _all_failed(endpoint, failures, errors[-1], deadline) from errors[-1]
 
 
 def _addresses(endpoint: Endpoint, deadline: Deadline) -> list[SocketAddress]:
     if endpoint.host is None or endpoint.port is None:
         return [resolve.unix_address(endpoint.unix_socket or "")]
     return list(resolve.addresses(endpoint.host, endpoint.port, deadline))
-
-
-def _connected(address: SocketAddress, opening: Opening, deadline: Deadline, left: int) -> SocketTransport:
-    """Connect to one of `left` addresses; it may use its share of the time, so that a dead one does not eat it all."""
-    remaining = deadline.remaining()
-    limit = None if remaining is None else remaining / left
-    if limit is not None and limit <= 0.0:
-        raise TimeoutError
-    return SocketTransport.connect(address, timeout=limit, source_address=opening.source_address)
 
 
 def _all_failed(

@@ -15,9 +15,11 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn
 
+from smtpconn import discovery
 from smtpconn import message as email_messages
 from smtpconn.connection import Message, Recipients, open_connection
 from smtpconn.deadline import Timeouts, seconds
+from smtpconn.finding.domain import DomainSearch
 from smtpconn.opening import CredentialsSource, Dial, Opening, concealed, credentials_of, endpoints_of
 from smtpconn.outcomes import MailOutcomes, mail_of_call
 from smtpconn.pooling import events, process
@@ -65,7 +67,7 @@ class ConnectionPool:
 
     def __init__(
         self,
-        host: Hosts | None = None,
+        host: Hosts | DomainSearch | None = None,
         port: int | None = None,
         tls_mode: TlsMode | None = None,
         *,
@@ -114,6 +116,7 @@ class ConnectionPool:
             audit=audit,
             allow_plaintext_auth=allow_plaintext_auth,
         )
+        discovery.check_opening(self._opening, endpoints[0])
         self._settings = PoolSettings(
             timeout=timeout,
             max_size=max_size,
@@ -147,6 +150,17 @@ class ConnectionPool:
         where: dict[str, Any] = {"unix_socket": parsed.unix_socket} if parsed.unix_socket else {"host": parsed.hosts}
         options = {**parsed.options, **parsed.pool_options, **keywords}
         return cls(**where, protocol=parsed.protocol, tls_mode=parsed.tls_mode, **options)
+
+    @classmethod
+    def from_domain(cls, domain: str, **keywords: Any) -> ConnectionPool:
+        """A pool of connections to the servers of a mail domain, found by DNS whenever one is opened.
+
+        `keywords`: `service`, `expected`, `dane`, `resolver`, `validating`, `tls_mode`, `port` and `own_names` as for
+        `SmtpConnection.from_domain`, and those of the constructor. The servers are one endpoint to the pool.
+        """
+        credentials = concealed(keywords.pop("credentials", None))
+        search, options = discovery.search_of(domain, keywords)
+        return cls(search, tls_mode=search.least_tls, credentials=credentials, **options)
 
     def _begin(self, settings: PoolSettings, *, closed: bool = False) -> None:
         """An empty pool in this process."""

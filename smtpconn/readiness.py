@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from smtpconn.tls import HAVE_SSL
@@ -43,6 +43,19 @@ def ready_once(fd: int, events: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(fd, events)
     return bool(poll.poll(None if timeout is None else min(_LONGEST_POLL, math.ceil(timeout * 1000))))
+
+
+def first_writable(fds: Sequence[int], timeout: float | None) -> int | None:
+    """One system call: the first of the descriptors that is writable, or at an end; None after `timeout` seconds."""
+    if not hasattr(select, "poll"):
+        ready = {fd for each in select.select([], fds, fds, timeout)[1:] for fd in each}
+    else:
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, WRITE)
+        limit = None if timeout is None else min(_LONGEST_POLL, math.ceil(timeout * 1000))
+        ready = {fd for fd, _ in poll.poll(limit)}
+    return next((fd for fd in fds if fd in ready), None)
 
 
 class Readable:

@@ -1,29 +1,24 @@
-"""A host name to addresses, and a domain to its MX, SRV and TLSA records, before a deadline.
+"""A host name to addresses, before a deadline.
 
 Knows the system's resolver (hosts file, nsswitch, search lists, containers: what a user expects), which cannot be
-bounded, and dnspython, which can; refuses to know connections. Its laws: numeric hosts and Unix sockets ask nobody; an
-address look-up runs in a short-lived daemon thread, at most one per host name at a time, shared by all who ask for it
-meanwhile; a late result is dropped; nothing is cached (BR9). A name out of an MX or SRV record is where to connect, not
-whom to trust: the name to verify stays the one given, `TlsConfig(server_name=...)`, unless DNSSEC vouches (OB20).
+bounded; refuses to know connections, and MX, SRV and TLSA records, which are the matter of `smtpconn.finding`. Its
+laws: numeric hosts and Unix sockets ask nobody; an address look-up runs in a short-lived daemon thread, at most one per
+host name at a time, shared by all who ask for it meanwhile; a late result is dropped; nothing is cached (BR9).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-import random
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smtpconn.deadline import Deadline
 from smtpconn.protocol.errors import InvalidInputError, ResolveError, SmtpTimeoutError
-
-if TYPE_CHECKING:
-    import dns.resolver
 
 Resolver = Callable[[str], Iterable["tuple[int, Any]"]]
 """A host name to pairs of address family and socket address, in order of preference; raises OSError."""
@@ -201,135 +196,3 @@ def _forget_look_ups() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_look_ups)
-
-
-# --- MX, SRV, TLSA (dnspython) ---
-
-
-@dataclass(frozen=True)
-class MxRecord:
-    """A mail exchanger (RFC 5321 section 5.1). `authenticated`: the resolver says that DNSSEC vouches for it."""
-
-    host: str
-    preference: int
-    authenticated: bool = False
-
-
-@dataclass(frozen=True)
-class SrvRecord:
-    """A server of a service (RFC 2782). `authenticated`: the resolver says that DNSSEC vouches for it."""
-
-    host: str
-    port: int
-    priority: int
-    weight: int
-    authenticated: bool = False
-
-
-@dataclass(frozen=True)
-class TlsaRecord:
-    """What a TLS server's certificate must match (RFC 6698), if `authenticated`; evaluating it is the caller's."""
-
-    usage: int
-    selector: int
-    matching_type: int
-    data: bytes
-    authenticated: bool = False
-
-
-def mail_exchangers(
-    domain: str, deadline: Deadline, *, resolver: dns.resolver.Resolver | None = None
-) -> tuple[MxRecord, ...]:
-    """The hosts that take mail for a domain, in the order to try them; the domain itself where it has no MX.
-
-    Raises:
-        ResolveError: `permanent` if the domain does not exist or takes no mail (null MX, RFC 7505).
-        SmtpTimeoutError: the deadline passed first; `stage` is `resolve`.
-    """
-    found, authenticated = _query(domain, "MX", deadline, resolver)
-    if not found:
-        return (MxRecord(domain, 0),)
-    records = [MxRecord(_host(each.exchange), each.preference, authenticated) for each in found]
-    if all(not record.host for record in records):
-        raise ResolveError(f"{domain!r} takes no mail (null MX, RFC 7505)", permanent=True)
-    # Equal preferences are mixed, to spread the load (RFC 5321 section 5.1).
-    return tuple(sorted((r for r in records if r.host), key=lambda record: (record.preference, _CHANCE.random())))
-
-
-def services(
-    service: str, domain: str, deadline: Deadline, *, resolver: dns.resolver.Resolver | None = None
-) -> tuple[SrvRecord, ...]:
-    """The servers of a service over TCP, such as `submissions` (RFC 6186, RFC 8314), in the order to try them.
-
-    Raises:
-        ResolveError: `permanent` if there are none, or the domain says that it has no such service.
-        SmtpTimeoutError: the deadline passed first; `stage` is `resolve`.
-    """
-    name = f"_{service}._tcp.{domain}"
-    found, authenticated = _query(name, "SRV", deadline, resolver)
-    records = [SrvRecord(_host(r.target), r.port, r.priority, r.weight, authenticated) for r in found]
-    usable = [record for record in records if record.host]
-    if not usable:
-        raise ResolveError(f"{domain!r} has no service {service!r}", permanent=True)
-    return tuple(sorted(usable, key=_by_weight))
-
-
-def tlsa_records(
-    host: str, port: int, deadline: Deadline, *, resolver: dns.resolver.Resolver | None = None
-) -> tuple[TlsaRecord, ...]:
-    """The TLSA records of a server (RFC 6698, RFC 7672); empty if it has none.
-
-    Raises:
-        ResolveError: the resolver could not say; a caller who does DANE must not go on without TLS then.
-        SmtpTimeoutError: the deadline passed first; `stage` is `resolve`.
-    """
-    try:
-        found, authenticated = _query(f"_{port}._tcp.{host}", "TLSA", deadline, resolver)
-    except ResolveError as error:
-        if error.permanent:  # no such name: no records
-            return ()
-        raise
-    return tuple(TlsaRecord(r.usage, r.selector, r.mtype, bytes(r.cert), authenticated) for r in found)
-
-
-_CHANCE = random.SystemRandom()
-
-
-def _by_weight(record: SrvRecord) -> tuple[int, float, float]:
-    """Lowest priority first; among equals as drawn by weight (RFC 2782), those of weight 0 last."""
-    drawn = _CHANCE.expovariate(record.weight) if record.weight else float("inf")
-    return record.priority, drawn, _CHANCE.random()
-
-
-def _host(name: Any) -> str:
-    """A target as a host name without the final dot; empty for the root, which means that there is none."""
-    return "" if len(name) <= 1 else str(name.to_text(omit_final_dot=True))
-
-
-def _query(name: str, kind: str, deadline: Deadline, resolver: dns.resolver.Resolver | None) -> tuple[list[Any], bool]:
-    """The records of a name and whether they are authenticated; an empty list if the name has none of this kind."""
-    try:
-        import dns.exception
-        import dns.flags
-        import dns.resolver
-    except ImportError as error:
-        raise ResolveError(f"{kind} look-ups need the package dnspython", permanent=True) from error
-    try:
-        if resolver is None:
-            resolver = dns.resolver.Resolver()
-            resolver.flags = dns.flags.RD | dns.flags.AD  # AD asks to be told what DNSSEC says (RFC 6840 section 5.7)
-        answer = resolver.resolve(name, kind, lifetime=deadline.remaining(), search=True)
-    except dns.resolver.NoAnswer:
-        return [], False
-    except dns.exception.Timeout as error:
-        raise SmtpTimeoutError(f"resolving the {kind} records of {name!r} timed out", stage="resolve") from error
-    except (dns.exception.DNSException, OSError) as error:
-        permanent = isinstance(error, (dns.resolver.NXDOMAIN, *_malformed_names()))
-        raise ResolveError(f"cannot resolve the {kind} records of {name!r}: {error}", permanent=permanent) from error
-    return list(answer), bool(answer.response.flags & dns.flags.AD)
-
-
-def _malformed_names() -> tuple[type[Exception], ...]:
-    import dns.name
-
-    return (dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel, dns.name.IDNAException)

@@ -13,6 +13,7 @@ import pathlib
 from dataclasses import dataclass, field, fields
 from typing import Any, Union
 
+from smtpconn.finding.tlsa import TlsaDemand
 from smtpconn.pem import pem_certificates
 from smtpconn.protocol.address import check_host
 from smtpconn.protocol.errors import InvalidInputError
@@ -49,13 +50,15 @@ class TlsInfo:
     """What a handshake agreed on.
 
     `version`: for example "TLSv1.3". `cipher`: its OpenSSL name. `server_name`: the name that was verified.
-    `peer_certificate`: the server's certificate, DER.
+    `peer_certificate`: the server's certificate, DER. `verified_by`: "PKIX": trust roots; "DANE-EE" or "DANE-TA": a
+    TLSA record in their place (RFC 7672); "PKIX and DANE-EE", "PKIX and DANE-TA": both.
     """
 
     version: str
     cipher: str
     server_name: str
     peer_certificate: bytes = field(repr=False)
+    verified_by: str = "PKIX"
 
     def to_dict(self) -> dict[str, str]:
         """The fields in JSON types; the certificate in base64."""
@@ -65,13 +68,15 @@ class TlsInfo:
             "cipher": self.cipher,
             "server_name": self.server_name,
             "peer_certificate": octets,
+            "verified_by": self.verified_by,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, str]) -> TlsInfo:
         """The inverse of `to_dict`."""
         octets = base64.b64decode(data["peer_certificate"])
-        return cls(data["version"], data["cipher"], data["server_name"], octets)
+        verified_by = data.get("verified_by", "PKIX")
+        return cls(data["version"], data["cipher"], data["server_name"], octets, verified_by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +88,9 @@ class TlsConfig:
     that was dialled by default; needed for TLS over a Unix socket. `client_certificate`: the path of a PEM file with
     certificate and key, or `(certificate path, key path)`, or `(certificate path, key path, callable that returns the
     key's password)`. `minimum_version`: `"TLSv1.2"` or `"TLSv1.3"`. `x509_strict=False` accepts chains that break RFC
-    5280 in form only. `alpn`: protocol names to offer. `context`: a client-side `ssl.SSLContext` that verifies, used
-    as it is in place of all the above but `server_name`.
+    5280 in form only. `alpn`: protocol names to offer. `tlsa`: TLSA records that the certificate must match, in place
+    of `trust` or in addition to it. `context`: a client-side `ssl.SSLContext` that verifies, used as it is in place of
+    all the above but `server_name`.
 
     Raises `InvalidInputError` or TypeError.
     """
@@ -95,6 +101,7 @@ class TlsConfig:
     minimum_version: str = "TLSv1.2"
     x509_strict: bool = True
     alpn: tuple[str, ...] = ()
+    tlsa: TlsaDemand | None = None
     context: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +113,8 @@ class TlsConfig:
         object.__setattr__(self, "alpn", _checked_alpn(self.alpn))
         if not isinstance(self.x509_strict, bool):
             raise TypeError(f"x509_strict must be a bool, not {type(self.x509_strict).__name__}")
+        if self.tlsa is not None and not isinstance(self.tlsa, TlsaDemand):
+            raise TypeError(f"tlsa must be a TlsaDemand, not {type(self.tlsa).__name__}")
         if self.context is not None:
             for other in fields(self):
                 if other.name not in ("context", "server_name") and getattr(self, other.name) != other.default:
@@ -116,7 +125,7 @@ class TlsConfig:
         shown = [f"trust={_shown_trust(self.trust)}"]
         shown += [
             f"{name}={getattr(self, name)!r}"
-            for name in ("server_name", "minimum_version", "x509_strict", "alpn")
+            for name in ("server_name", "minimum_version", "x509_strict", "alpn", "tlsa")
             if getattr(self, name) != getattr(type(self), name)
         ]
         if isinstance(self.client_certificate, tuple):

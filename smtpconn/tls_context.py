@@ -37,6 +37,8 @@ _STRICT_ONLY = frozenset({78, *range(80, 95)})
 _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 
 
+_NOT_OF_THE_CONTEXT = ("server_name", "tlsa", "context")
+
 _contexts: OrderedDict[tuple[Any, ...], tuple[tuple[Any, ...], ssl.SSLContext]] = OrderedDict()
 _contexts_lock = threading.Lock()
 
@@ -54,7 +56,8 @@ def ssl_context(config: TlsConfig) -> ssl.SSLContext:
     if config.context is not None:
         check_given(config.context)
         return config.context
-    key = tuple(getattr(config, item.name) for item in fields(config) if item.name not in ("server_name", "context"))
+    key = tuple(getattr(config, item.name) for item in fields(config) if item.name not in _NOT_OF_THE_CONTEXT)
+    key = (config.tlsa is not None and config.tlsa.alone, *key)
     seen = tuple(_fingerprint(config))
     with _contexts_lock:
         known = _contexts.get(key)
@@ -91,7 +94,7 @@ if hasattr(os, "register_at_fork"):
 
 def _fingerprint(config: TlsConfig) -> Iterator[Any]:
     """What must stay the same for a context to be used again: a rotated file is another file."""
-    for root in config.trust if isinstance(config.trust, tuple) else (config.trust,):
+    for root in _roots(config):
         if root == "system":
             paths = ssl.get_default_verify_paths()
             for name in (paths.openssl_cafile_env, paths.openssl_capath_env):
@@ -103,6 +106,12 @@ def _fingerprint(config: TlsConfig) -> Iterator[Any]:
     if isinstance(config.client_certificate, tuple):
         for part in config.client_certificate[:2]:
             yield _state(part)
+
+
+def _roots(config: TlsConfig) -> tuple[str | os.PathLike[str] | bytes, ...]:
+    if config.tlsa is not None and config.tlsa.alone:
+        return ()
+    return config.trust if isinstance(config.trust, tuple) else (config.trust,)
 
 
 def _state(path: str | pathlib.Path) -> tuple[int, ...] | None:
@@ -125,8 +134,13 @@ def _build(config: TlsConfig) -> ssl.SSLContext:
             context.set_ciphers(_CIPHERS)
     if config.alpn:
         context.set_alpn_protocols(list(config.alpn))
-    for root in config.trust if isinstance(config.trust, tuple) else (config.trust,):
+    for root in _roots(config):
         _add_root(context, root)
+    if config.tlsa is not None and config.tlsa.alone:
+        # What the certificate must match is looked at behind the handshake, in `dane`, before an octet is written: no
+        # root of ours, no name (DANE-EE) and no validity (RFC 7672 section 3.1.1) has a say in it.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     if isinstance(config.client_certificate, tuple):
         _add_client_certificate(context, config.client_certificate)
     return context

@@ -14,12 +14,12 @@ import errno
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from smtpconn import connecting, dane
 from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
-from smtpconn.readiness import READ, WRITE, Readable, as_loss, moment, rest_until, retry, wait, wanted_by
+from smtpconn.readiness import READ, WRITE, Readable, as_loss, moment, retry, wait, wanted_by
 from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo
 from smtpconn.tls_context import handshake_error, ssl_context
 
@@ -32,10 +32,8 @@ if HAVE_SSL:
 _REPLACED = "replaced by its TLS transport"
 
 _RECORD = 16_384  # octets of one TLS record: what one call hands over is taken whole or not at all
-_BACKLOG_PAUSE = 0.01  # seconds between two tries to enter the full queue of a Unix socket's listener
 _LONGEST_SHUTDOWN = 0.1  # seconds that a system call which waits for nothing may take
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # programs restore SIGPIPE: a lost peer must not end them
-_CONNECTING = frozenset({errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
 
 
 class Transport(Protocol):
@@ -155,7 +153,7 @@ class SocketTransport(_Base):
             sock.setblocking(False)
             if source_address is not None and address.host is not None:
                 sock.bind(source_address)
-            _connect(sock, address, at)
+            connecting.connect(sock, address, at)
             return cls(sock, str(address), address.host)
         except BaseException as error:
             sock.close()
@@ -249,7 +247,10 @@ class SocketTransport(_Base):
             wrapped = _wrap(ssl_context(config), self._sock, server_name, self.peer)
             self._gone = _REPLACED
             retry(wrapped.do_handshake, wrapped.fileno, READ, at)
-            return TlsTransport(wrapped, self.peer, server_name)
+            verified_by = "PKIX"
+            if config.tlsa is not None:
+                verified_by = dane.verify(dane.chain_of(wrapped), config.tlsa, self.peer)
+            return TlsTransport(wrapped, self.peer, server_name, verified_by)
         except BaseException as error:
             if wrapped is None:
                 self.close()
@@ -291,7 +292,7 @@ class TlsTransport(_Base):
 
     secure = True
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str) -> None:
+    def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str, verified_by: str = "PKIX") -> None:
         super().__init__(sock, peer, server_name)
         self._pending = sock.pending
         self._readable = Readable(sock.fileno())
@@ -305,6 +306,7 @@ class TlsTransport(_Base):
             cipher=cipher[0] if cipher else "",
             server_name=server_name,
             peer_certificate=sock.getpeercert(binary_form=True) or b"",
+            verified_by=verified_by,
         )
 
     def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
@@ -393,24 +395,6 @@ class TlsTransport(_Base):
 
 
 # --- system calls ---
-
-
-def _connect(sock: socket.socket, address: SocketAddress, at: float | None) -> None:
-    code = sock.connect_ex(address.sockaddr)
-    while code == errno.EAGAIN and address.host is None:  # Linux: the queue of the Unix socket's listener is full
-        rest = rest_until(at)
-        if rest is not None and rest <= 0.0:
-            raise TimeoutError("timed out")
-        time.sleep(_BACKLOG_PAUSE if rest is None else min(rest, _BACKLOG_PAUSE))
-        code = sock.connect_ex(address.sockaddr)
-    if code in _CONNECTING:
-        wait(sock.fileno(), WRITE, at)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-    if address.host is not None and sock.getsockname() == sock.getpeername():
-        # Nobody listens, and the kernel picked the very port that was dialled: the "server" would be ourselves.
-        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
 def _is_reset(sock: socket.socket) -> bool:

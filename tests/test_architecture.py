@@ -29,12 +29,16 @@ FLOORS: list[set[str]] = [
     {"protocol.transaction"},
     {"protocol.burst", "protocol.pump"},
     # ---- the wall: no I/O, no clock, no thread, no log above this line ----
-    {"deadline", "pem", "attempts"},
-    {"tls", "outcomes"},
-    {"tls_context", "readiness", "url"},
-    {"resolve", "transport", "sender", "message", "journal"},
-    {"driver", "opening"},
-    {"handshake"},
+    {"deadline", "pem", "attempts", "finding.records"},
+    {"finding.exchangers", "finding.services", "finding.tlsa"},
+    {"tls", "outcomes", "dane"},
+    {"tls_context", "readiness", "url", "finding.lookups", "finding.trust"},
+    {"finding.domain"},
+    {"connecting", "resolve", "sender", "message", "journal"},
+    {"transport"},
+    {"driver", "racing"},
+    {"opening"},
+    {"handshake", "discovery"},
     {"conversation"},
     {"sending"},
     {"chain"},
@@ -64,7 +68,7 @@ FLOORS: list[set[str]] = [
 ]  # fmt: skip
 
 # Modules that know nothing of the library: they judge it, or only point into it.
-APART = {"", "protocol", "pooling", "testing", "contrib"}
+APART = {"", "protocol", "pooling", "testing", "contrib", "finding"}
 
 CORE_FORBIDDEN = {
     "socket", "ssl", "select", "selectors", "threading", "time", "logging", "asyncio", "email", "dns", "cryptography",
@@ -172,6 +176,16 @@ def test_the_core_imports_at_the_top_of_its_modules_only(module: str) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert not [node.name for node in functions if any(_imports(node))]
     assert "__getattr__" not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+PURE = sorted(f"finding.{name}" for name in ("records", "exchangers", "services", "tlsa", "trust"))
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_what_records_mean_is_decided_without_asking_anybody(module: str) -> None:
+    """The decisions about MX, SRV and TLSA records are functions over values."""
+    tops = {name.split(".")[0] for name in _imported(module, MODULES[module]) if not name.startswith("smtpconn")}
+    assert not tops & CORE_FORBIDDEN
 
 
 def _calls(path: pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -97,6 +97,8 @@ PICKLED: list[Any] = [
     smtpconn.AuthCompleted(mechanism="PLAIN"),
     smtpconn.MailSettled(delivered=1, not_delivered=2, unknown=3),
     ConnectionPool("127.0.0.1", 25, TlsMode.NONE, timeout=5).stats(),
+    smtpconn.TlsaRecord(3, 1, 1, bytes(32)),
+    smtpconn.TlsaDemand((smtpconn.TlsaRecord(3, 1, 1, bytes(32)),), ("mx.test",)),
     *Delivery, *Notify, *Pipelining, *SessionState, *TlsMode,
 ]  # fmt: skip
 CREDENTIALS = [

@@ -27,11 +27,16 @@ from smtpconn import (
     Timeouts,
     TlsMode,
     Transport,
+    discovery,
+    racing,
 )
 from smtpconn.cli import logs, render, server, shapes
 from smtpconn.cli.exits import EX_OK, INTERRUPTED, CommandError, status_of_error
 from smtpconn.cli.watch import Watch, WatchedTransport
 from smtpconn.deadline import Budget
+from smtpconn.finding.domain import DomainSearch, find_servers, tlsa_of
+from smtpconn.finding.tlsa import TlsaAnswer
+from smtpconn.finding.trust import Demand
 from smtpconn.protocol.sasl import Binding, choose
 from smtpconn.resolve import SocketAddress, addresses, unix_address
 
@@ -60,6 +65,8 @@ class _Findings:
 
     status: int = EX_OK
     endpoint: str | None = None
+    domain: str | None = None
+    servers: list[dict[str, Any]] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     used: str | None = None
     watch: Watch = field(default_factory=Watch)
@@ -103,6 +110,7 @@ class _Findings:
             ],
             "rtt": None if self.rtt is None else round(self.rtt, 6),
             "advice": self.advice,
+            "domain": self.domain and {"name": self.domain, "servers": self.servers},
             "error": error,
         }
 
@@ -136,9 +144,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _probe(target: server.Server, findings: _Findings) -> None:
+    budget = Budget.of(target.timeouts)
+    if target.endpoints[0].search is not None:
+        findings.endpoint = target.endpoints[0].name
+        target = _found(target, target.endpoints[0].search, findings, budget)
     endpoint, opening, watch = target.endpoints[0], target.opening, findings.watch
     findings.endpoint = endpoint.name
-    budget = Budget.of(target.timeouts)
     tls = dataclasses.replace(opening.tls, server_name=opening.tls.server_name or endpoint.host)
     connection: SmtpConnection | None = None
     transport: Transport | None = None
@@ -161,7 +172,7 @@ def _probe(target: server.Server, findings: _Findings) -> None:
         _measure(connection, findings, target, budget)
     except BaseException:
         if watch.refused_certificate is not None:
-            nothing = {"version": None, "cipher": None, "server_name": tls.server_name}
+            nothing = {"version": None, "cipher": None, "server_name": tls.server_name, "verified_by": None}
             findings.tls = {**nothing, **shapes.certificate(watch.refused_certificate)}
         raise
     finally:
@@ -174,6 +185,30 @@ def _probe(target: server.Server, findings: _Findings) -> None:
             connection.close()
         elif transport is not None:
             transport.close()
+
+
+def _found(target: server.Server, search: DomainSearch, findings: _Findings, budget: Budget) -> server.Server:
+    """The domain's first server that can be used; what is known of the others, too, goes into the findings."""
+    findings.domain = search.domain
+    deadline, watch = budget.phase("connect"), findings.watch
+    first: discovery.Candidate | None = None
+    failed: SmtpError | None = None
+    for each in watch.measure("DNS", lambda: find_servers(search, deadline)):
+        known: TlsaAnswer | None = None
+        demand: Demand | None = None
+        why_not = None
+        try:
+            known = watch.measure("DNS", lambda: tlsa_of(each, search, deadline))  # noqa: B023  # called at once
+            candidate = discovery.candidate_of(each, known, search, target.opening)
+            demand = candidate.demand
+            first = first or candidate
+        except SmtpError as error:
+            failed, why_not = error, str(error)
+        findings.servers.append({**shapes.found_server(each, known, demand), "error": why_not})
+    if first is None:
+        assert failed is not None  # there is at least one server, and none of them can be used
+        raise failed
+    return dataclasses.replace(target, endpoints=[first.endpoint], opening=first.opening)
 
 
 def _rest(target: server.Server, budget: Budget) -> Timeouts:
@@ -193,26 +228,21 @@ def _connected(target: server.Server, findings: _Findings, budget: Budget) -> So
         candidates = list(watch.measure("resolve", lambda: addresses(host, port, deadline)))
     findings.found = [str(each.ip or each) for each in candidates]
     failures: list[str] = []
-    for number, address in enumerate(candidates):
-        left = deadline.remaining()
-        share = None if left is None else left / (len(candidates) - number)
-        try:
-            transport = watch.measure("connect", lambda: _to(address, share, target))  # noqa: B023  # called at once
-        except OSError as error:
-            failures.append(f"{address}: {error.strerror or 'timed out'}")
-            last = error
-            continue
-        findings.used = findings.found[number]
-        assert isinstance(transport, SocketTransport)
+    errors: list[OSError] = []
+
+    def failed(address: SocketAddress, error: OSError) -> None:
+        failures.append(f"{address}: {error.strerror or 'timed out'}")
+        errors.append(error)
+
+    tried = racing.connected(candidates, deadline, failed, source_address=target.opening.source_address)
+    transport = watch.measure("connect", lambda: next(tried, None))
+    if isinstance(transport, SocketTransport):
+        findings.used = next(str(each.ip or each) for each in candidates if str(each) == transport.peer)
         return transport
     text = f"connect to {endpoint.name} failed: {'; '.join(failures)}"
-    if isinstance(last, TimeoutError):
-        raise SmtpTimeoutError(text, stage="connect") from last
-    raise ConnectError(text) from last
-
-
-def _to(address: SocketAddress, timeout: float | None, target: server.Server) -> SocketTransport:
-    return SocketTransport.connect(address, timeout=timeout, source_address=target.opening.source_address)
+    if isinstance(errors[-1], TimeoutError):
+        raise SmtpTimeoutError(text, stage="connect") from errors[-1]
+    raise ConnectError(text) from errors[-1]
 
 
 def _measure(connection: SmtpConnection, findings: _Findings, target: server.Server, budget: Budget) -> None:
@@ -263,6 +293,13 @@ def _advice(target: server.Server, findings: _Findings) -> Iterator[str]:
 
 # --- showing ---
 
+_VOUCHERS = {
+    "given": "it is the domain",
+    "dnssec": "DNSSEC",
+    "caller": "--expect",
+    "nobody": "nobody: its name is not believed",
+}
+
 
 def _show(findings: _Findings) -> None:
     render.table(f"probe of {findings.endpoint or 'nothing'}", list(_rows(findings)), wrap=True)
@@ -275,6 +312,12 @@ def _show(findings: _Findings) -> None:
 
 
 def _rows(findings: _Findings) -> Iterator[tuple[str, str]]:
+    for number, each in enumerate(findings.servers, 1):
+        yield f"server {number}", f"{each['host']}:{each['port']}"
+        yield "vouched for by", _VOUCHERS[each["vouched_by"]]
+        yield "TLSA", "; ".join([f"{each['tlsa'] or 'nobody could say'} ({each['tlsa_name']})", *each["tlsa_records"]])
+        trusted = f"{each['trust']}, for the name {each['verified_name']}" if each["verified_name"] else each["trust"]
+        yield "would be trusted", str(each["error"] or trusted)
     yield "addresses", ", ".join(findings.found) or "-"
     yield "connected to", findings.used or "-"
     yield "greeting", str(findings.watch.greeting or "-")

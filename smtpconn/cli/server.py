@@ -23,6 +23,8 @@ from smtpconn.cli import secrets, values
 from smtpconn.cli.exits import EX_CONFIG, EX_USAGE, CommandError
 from smtpconn.connection import open_connection
 from smtpconn.deadline import Budget
+from smtpconn.discovery import check_opening
+from smtpconn.finding.domain import SMTP_PORT, DomainSearch
 from smtpconn.opening import Endpoint, Opening, check_name_to_verify, endpoint_of
 from smtpconn.protocol.errors import AuthenticationError
 from smtpconn.tls_context import ssl_context
@@ -30,7 +32,8 @@ from smtpconn.url import AUTH_KINDS, ParsedUrl, credentials_of_kind
 
 _PORTS = {TlsMode.IMPLICIT: 465, TlsMode.STARTTLS: 587, TlsMode.NONE: 25}
 _LMTP_PORT = 24
-_PLACES = ("host", "port", "tls", "lmtp", "unix_socket")  # what a URL says by itself
+_PLACES = ("host", "port", "tls", "lmtp", "unix_socket", "domain")  # what a URL says by itself
+_OF_DOMAIN = ("service", "expect", "dane", "validating")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,11 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--port", type=values.port, metavar="N", help="default: 465 implicit, 587 starttls, 25 none")
     modes = [mode.value for mode in TlsMode]
     group.add_argument("--tls", choices=modes, help="a demand: without it nothing is sent")
+    group.add_argument("--domain", metavar="NAME", help="find the server by DNS: SRV, or MX with --service mx")
+    group.add_argument("--service", choices=["submission", "mx"], help="what to find (default: submission)")
+    group.add_argument("--expect", action="append", metavar="HOST", help="a host known to serve the domain, or *.HOST")
+    group.add_argument("--dane", choices=["auto", "require"], help="require: no server without TLSA records")
+    group.add_argument("--validating", action="store_true", help="believe what the resolver says of DNSSEC")
     group.add_argument("--lmtp", action="store_true", help="speak LMTP (default port: 24)")
     group.add_argument("--unix-socket", metavar="PATH", help="LMTP over this socket")
     group.add_argument("--trust", "--ca", metavar="ROOTS", help="system (default), certifi, or a PEM file")
@@ -86,6 +94,9 @@ def _may_fail_over(error: SmtpError) -> bool:
 def server_of(arguments: argparse.Namespace) -> Server:
     """The server that the options mean; asks for a password where one is missing. Raises `CommandError`."""
     url = _url(arguments)
+    alone = [name for name in _OF_DOMAIN if getattr(arguments, name)]
+    if alone and arguments.domain is None:
+        raise CommandError(EX_USAGE, f"--{alone[0]} needs --domain")
     try:
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always")
@@ -119,6 +130,8 @@ def _url(arguments: argparse.Namespace) -> str | None:
 
 
 def _of_options(arguments: argparse.Namespace) -> Server:
+    if arguments.domain is not None:
+        return _of_domain(arguments)
     lmtp = arguments.lmtp or arguments.unix_socket is not None
     if arguments.unix_socket is not None:
         mode = TlsMode(arguments.tls or "none")
@@ -138,6 +151,30 @@ def _of_options(arguments: argparse.Namespace) -> Server:
         credentials=_credentials(arguments),
         **_details(arguments),
     )
+    return Server(endpoints=[endpoint], opening=opening, timeouts=_timeouts(arguments, Timeouts()))
+
+
+def _of_domain(arguments: argparse.Namespace) -> Server:
+    other = next((name for name in ("host", "lmtp", "unix_socket") if getattr(arguments, name)), None)
+    if other is not None:
+        raise CommandError(EX_USAGE, f"--domain and --{other.replace('_', '-')} both name the server: give one of them")
+    search = DomainSearch(
+        domain=arguments.domain,
+        service=arguments.service or "submission",
+        tls_mode=None if arguments.tls is None else TlsMode(arguments.tls),
+        port=arguments.port or SMTP_PORT,
+        expected=arguments.expect or (),
+        dane=arguments.dane or "auto",
+        validating=arguments.validating or None,
+    )
+    opening = Opening(
+        tls_mode=search.least_tls,
+        tls_config=_tls_config(arguments, None),
+        credentials=_credentials(arguments),
+        **_details(arguments),
+    )
+    endpoint = Endpoint(None, None, search=search)
+    check_opening(opening, endpoint)
     return Server(endpoints=[endpoint], opening=opening, timeouts=_timeouts(arguments, Timeouts()))
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from smtpconn import RecipientResult, Reply, SmtpError, TlsInfo
+from smtpconn import RecipientResult, Reply, SmtpError, TlsInfo, TlsMode
+from smtpconn.finding.tlsa import TlsaAnswer
+from smtpconn.finding.trust import Demand, FoundServer
 from smtpconn.oneshot import failure_of
+from smtpconn.protocol.reply import safe_text
 
 SCHEMA = 1
 
@@ -19,6 +22,34 @@ def reply(given: Reply | None) -> dict[str, Any] | None:
     if given is None:
         return None
     return {"code": given.code, "enhanced": str(given.enhanced) if given.enhanced else None, "text": given.message}
+
+
+def found_server(server: FoundServer, known: TlsaAnswer | None, demand: Demand | None) -> dict[str, Any]:
+    """A server that DNS names for a domain, and what it must prove; null where that cannot be known."""
+    return {
+        "host": safe_text(server.host),
+        "port": server.port,
+        "tls_mode": None if demand is None else demand.tls_mode.value,
+        "vouched_by": server.voucher.value,
+        "tlsa": None if known is None else known.state.value,
+        "tlsa_name": None if known is None else f"_{server.port}._tcp.{known.base}",
+        "tlsa_records": [] if known is None else [str(record) for record in known.records],
+        "verified_name": None if demand is None or not _is_name_verified(demand) else demand.reference_name,
+        "trust": None if demand is None else _trust(demand),
+    }
+
+
+def _is_name_verified(demand: Demand) -> bool:
+    return demand.tls_mode is not TlsMode.NONE and not (demand.tlsa is not None and demand.tlsa.alone)
+
+
+def _trust(demand: Demand) -> str:
+    """What stands behind the certificate: trust roots (PKIX), TLSA records (DANE), both, or nothing."""
+    if demand.tls_mode is TlsMode.NONE:
+        return "none"
+    if demand.tlsa is None:
+        return "PKIX"
+    return "DANE" if demand.tlsa.alone else "PKIX and DANE"
 
 
 def recipient(result: RecipientResult, *, queue_id: bool = False) -> dict[str, Any]:
@@ -62,7 +93,7 @@ def tls(info: TlsInfo | None) -> dict[str, Any] | None:
     if info is None:
         return None
     agreed = {"version": info.version, "cipher": info.cipher, "server_name": info.server_name}
-    return {**agreed, **certificate(info.peer_certificate)}
+    return {**agreed, **certificate(info.peer_certificate), "verified_by": info.verified_by}
 
 
 def certificate(der: bytes) -> dict[str, Any]:
@@ -81,8 +112,6 @@ def certificate(der: bytes) -> dict[str, Any]:
 
 def _fields(der: bytes) -> tuple[list[str] | None, str | None, str | None, str | None]:
     from cryptography import x509
-
-    from smtpconn.protocol.reply import safe_text
 
     try:
         found = x509.load_der_x509_certificate(der)

@@ -232,6 +232,8 @@ def _error_type(error: BaseException | None) -> dict[str, str]:
 
 
 def _server(endpoint: Endpoint) -> dict[str, str | int]:
+    if endpoint.search is not None:  # which of its servers it is changes from one connection to the next
+        return {"server.address": endpoint.search.domain, "network.transport": "tcp"}
     if endpoint.host is None or endpoint.port is None:
         return {"server.address": endpoint.unix_socket or "", "network.transport": "unix"}
     return {"server.address": endpoint.host, "server.port": endpoint.port, "network.transport": "tcp"}

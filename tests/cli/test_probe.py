@@ -72,7 +72,8 @@ def test_CLI13_JS1_what_is_found_out_about_a_submission_server(
     report = done.report
     assert (done.status, done.err) == (0, "")
     keys = "schema command exit endpoint addresses greeting ehlo ehlo_tls capabilities auth tls timings rtt advice"
-    assert list(report) == [*keys.split(" "), "error"]
+    assert list(report) == [*keys.split(" "), "domain", "error"]
+    assert report["domain"] is None
     assert (report["schema"], report["command"], report["exit"], report["error"]) == (1, "probe", 0, None)
     assert report["addresses"] == {"found": ["127.0.0.1"], "used": "127.0.0.1"}
     assert report["greeting"]["code"] == 220

@@ -150,6 +150,47 @@ def test_IN1_SEC9_a_hostile_host(listed: list[Row]) -> None:
     made_with(listed, "host")
 
 
+SEARCHES = ("SmtpConnection.from_domain", "ConnectionPool.from_domain")
+
+
+def search(row: Row, **options: Any) -> BaseException:
+    """What a `from_domain` says to the row's value; a resolver that is asked would fail the test."""
+    kind: Any = SmtpConnection if row.door == SEARCHES[0] else Pool
+    given = {"domain": "example.com", "timeout": 5, "resolver": object(), **options}
+    return refusal_of(row, lambda: kind.from_domain(given.pop("domain"), **given))
+
+
+DOMAIN: list[Value] = [*HOST, ("an address", "192.0.2.1", "E"), ("an IPv6 address", "2001:db8::1", "E"), *HOST_TYPES]
+
+
+@pytest.mark.parametrize("listed", by_door(rows(SEARCHES, [*DOMAIN, ("V17 None", None, "T")], "domain")))
+def test_IN1_SEC9_a_hostile_domain(listed: list[Row]) -> None:
+    for row in listed:
+        search(row, domain=row.value)
+
+
+@pytest.mark.parametrize("argument", ["expected", "own_names"])
+def test_IN1_SEC9_a_hostile_name_among_those_that_a_caller_vouches_for(argument: str) -> None:
+    for row in rows(SEARCHES, [*HOST, ("V17 None", None, "T"), *HOST_TYPES, ("a star", "*", "E")], argument):
+        search(row, **{argument: [row.value]})
+    for row in rows(SEARCHES, [("V17 str", "mx.example.com", "T"), ("V17 int", 5, "T")], argument):
+        search(row, **{argument: row.value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("service", [("other", "imap", "E"), ("V17 int", 5, "E"), ("V17 None", None, "E"), ("V17 list", [], "E")]),
+        ("dane", [("other", "off", "E"), ("V17 bool", True, "E"), ("V17 None", None, "E"), ("V17 list", [], "E")]),
+        ("validating", [("V20 int", 1, "T"), ("V17 str", "yes", "T")]),
+        ("tls_mode", [("V17 str", "NONE", "T"), ("V17 bool", False, "T"), ("in the clear", TlsMode.NONE, "E")]),
+    ],
+)
+def test_IN24_an_option_of_a_search_that_is_none(argument: str, values: list[Value]) -> None:
+    for row in rows(SEARCHES, values, argument):
+        search(row, **{argument: row.value})
+
+
 SERVER_NAMES = [*HOST, *wrong_types("V17 None")]
 
 
@@ -184,6 +225,11 @@ PORT: list[Value] = [
 @pytest.mark.parametrize("listed", by_door(rows(NETWORK, PORT, "port")))
 def test_IN2_a_hostile_port(listed: list[Row]) -> None:
     made_with(listed, "port")
+
+
+def test_IN2_a_hostile_port_of_MX_hosts() -> None:
+    for row in rows(SEARCHES, PORT, "port"):
+        search(row, service="mx", port=row.value)
 
 
 @pytest.mark.parametrize("row", rows(["pool"], PORT[:6], "port"), ids=lambda row: row.value_id)
@@ -813,7 +859,7 @@ def test_the_doors_are_all_that_there_are() -> None:
     for kind in (SmtpConnection, ConnectionPool):
         public = [name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))]
         takes = {name for name in public if "timeout" in _parameters(getattr(kind, name))}
-        openings = {"connect", "connect_lmtp", "from_url", "from_transport"}
+        openings = {"connect", "connect_lmtp", "from_url", "from_domain", "from_transport"}
         elsewhere = {"send_message", "close", "maintain", "connection", "chain"}  # `chain` is the pool's own
         assert takes - openings - elsewhere <= set(VERBS), kind
 
