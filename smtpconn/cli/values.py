@@ -18,6 +18,14 @@ def positive(text: str) -> int:
     return number
 
 
+def count(text: str) -> int:
+    """A number of things, none included."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
 def seconds(text: str) -> float:
     """A limit in seconds."""
     number = float(text)
