@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from smtpconn.cli import bulk, demo, probe, render, send
+from smtpconn.cli import bulk, demo, probe, render, send, serve
 from smtpconn.cli.exits import EX_SOFTWARE, EX_USAGE, INTERRUPTED, NOT_ALL_DELIVERED
 
 __all__ = ["main"]
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     bulk.add_to(commands)
     probe.add_to(commands)
     demo.add_to(commands)
+    serve.add_to(commands)
     return parser
 
 

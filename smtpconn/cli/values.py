@@ -61,6 +61,11 @@ def port(text: str) -> int:
     return number
 
 
+def port_or_any(text: str) -> int:
+    """A TCP port; 0 lets the system choose."""
+    return 0 if text == "0" else port(text)
+
+
 def ip_address(text: str) -> str:
     """An IP address."""
     return str(ipaddress.ip_address(text))
