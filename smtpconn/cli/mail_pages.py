@@ -13,6 +13,7 @@ from html import escape
 from smtpconn.cli.captured_view import View
 
 STYLE = """
+* { box-sizing: border-box; }
 :root { color-scheme: light dark; }
 body { font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem; }
 header { align-items: baseline; display: flex; flex-wrap: wrap; gap: 1rem; }

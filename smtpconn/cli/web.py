@@ -36,7 +36,7 @@ _ALWAYS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with none at all a browser sends `Origin: null` with the form
     "X-Content-Type-Options": "nosniff",
     "X-DNS-Prefetch-Control": "off",
 }
@@ -131,6 +131,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         answer = _refusal(421, "this name is not mine") if self._is_foreign() else find(path)
         self.send_response(answer.status)
         headers = {**_ALWAYS, "Content-Security-Policy": answer.policy, "Content-Type": answer.kind}
+        if answer.policy != _STRICT:
+            headers["Referrer-Policy"] = "no-referrer"
         headers["Content-Length"] = str(len(answer.body))
         if answer.name is not None:
             headers["Content-Disposition"] = _disposition(answer.name)

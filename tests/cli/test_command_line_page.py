@@ -78,7 +78,7 @@ def test_each_example_prints_what_the_page_shows(authority: TestAuthority, tmp_p
     assert [text.split() for text in printed] == [output.split() for _, output in examples(block)]
 
 
-@pytest.mark.parametrize("command", ["send", "bulk", "probe", "demo"])
+@pytest.mark.parametrize("command", ["send", "bulk", "probe", "demo", "serve"])
 def test_the_page_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

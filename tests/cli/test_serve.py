@@ -302,3 +302,11 @@ def test_in_a_pipe_it_says_where_it_is_in_plain_lines() -> None:
 def test_a_port_that_is_taken_is_69(capsys: pytest.CaptureFixture[str], server: LoopbackServer) -> None:
     assert main(["serve", "--port", str(server.port), "--web-port", "0"]) == 69
     assert "no port: Address already in use" in capsys.readouterr().err
+
+
+def test_the_page_of_it_names_every_key_of_the_api(server: LoopbackServer, web: Web) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/howto/serve.rst").read_text(encoding="utf-8")
+    mail = deliver(server, letter())
+    shown = ask(web, f"/api/mails/{mail.queue_id}").json
+    for key in (*ask(web, "/api/mails").json, *shown, *shown["attachments"][0]):
+        assert f"`{key}`" in page
