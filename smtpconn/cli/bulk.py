@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from smtpconn.cli.mailing import Mailing
 from smtpconn.cli.mailing_report import MailingReport, show_refusal
 from smtpconn.cli.verdict_journal import State, VerdictJournal
 
+_STOPPING = b"smtpconn bulk: ending when the mails under way have their verdicts; once more cuts them off\n"
 _LEVELS = [level.name.lower() for level in Pipelining]
 
 
@@ -158,6 +160,8 @@ def _stopped_by_signals(mailing: Mailing) -> Iterator[None]:
         if mailing.stopped:
             raise KeyboardInterrupt
         mailing.stop()
+        with contextlib.suppress(OSError):
+            os.write(2, _STOPPING)  # past the stream, which may be in the middle of a line of ours
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,7 +8,7 @@ before a stop has its verdict.
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
@@ -27,6 +27,8 @@ from smtpconn.cli.sources import Letter, Source, Unusable
 from smtpconn.cli.verdict_journal import JournalError, Settled, State, VerdictJournal
 from smtpconn.protocol.body import canonical
 from smtpconn.protocol.reply import Reply
+
+_LOOK_AGAIN = 0.1  # seconds
 
 
 class Shown(NamedTuple):
@@ -81,7 +83,7 @@ class Mailing:
         self._watcher = watcher
         self._newlines = newlines
         self._chunking = chunking
-        self._stop = threading.Event()
+        self._stopped = False  # an Event could be locked by the very thread that a signal interrupts
         self._looked_at = 0  # mails of the source that were counted, in its order
         self._done = 0
         self.tally: Counter[State] = Counter()
@@ -95,17 +97,19 @@ class Mailing:
 
     def stop(self) -> None:
         """Begin nothing more. May be called by a signal handler."""
-        self._stop.set()
+        self._stopped = True
 
     @property
     def stopped(self) -> bool:
         """True once `stop` was called."""
-        return self._stop.is_set()
+        return self._stopped
 
     def run(self, pool: ConnectionPool, *, retries: int, wait: float) -> None:
         """Every mail, and up to `retries` turns more for what may be delivered later, `wait` seconds apart."""
         for turn in range(retries + 1):
-            if turn and self._stop.wait(wait):
+            if turn:
+                self._pause(wait)
+            if self.stopped:
                 return
             self._turn(pool)
             if self.journal_error is not None or self.source_error is not None or self.stopped:
@@ -114,6 +118,11 @@ class Mailing:
                 return
             if self.fault is None and not self.tally[State.LATER]:
                 return
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.stopped and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_AGAIN))
 
     def abandon(self) -> None:
         """The run was cut off: what has an intent and no verdict is UNKNOWN."""

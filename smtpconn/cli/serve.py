@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _SMTP_PORT, _WEB_PORT = 1025, 8025
 _KEPT = 500
+_LOOK_AGAIN = 0.1  # seconds
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
@@ -87,18 +89,15 @@ def _running(web: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _until_a_signal() -> Iterator[Any]:
     """What waits for SIGINT or SIGTERM, and says which status that means."""
-    came = threading.Event()
-    status = EX_OK
+    came: list[int] = []
 
     def handle(number: int, frame: object) -> None:
-        nonlocal status
-        status = INTERRUPTED if number == signal.SIGINT else EX_OK
-        came.set()
+        came.append(number)
 
     def wait() -> int:
-        while not came.wait(0.2):  # Windows interrupts no wait without an end
-            pass
-        return status
+        while not came:  # an Event could be locked by the very thread that a signal interrupts
+            time.sleep(_LOOK_AGAIN)
+        return INTERRUPTED if came[0] == signal.SIGINT else EX_OK
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

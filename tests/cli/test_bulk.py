@@ -620,6 +620,42 @@ def test_CLI4_a_signal_ends_it_with_every_verdict_and_the_next_run_goes_on(
         assert sorted(count for _, _, count in server.report()["ledger"]) == [1] * 200
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_CLI4_a_signal_ends_the_wait_between_two_turns(outbox: Path, server: LoopbackServer) -> None:
+    server.refuse(BEN, "450 4.7.1 later")
+    call = [str(outbox), *at(server), "--retries", "1", "--retry-wait", "600", "--max-size", "1"]
+    child = start(*call, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    for _ in range(3):
+        child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=50)
+    assert child.returncode == 130
+    assert b"later=3" in out
+    assert b"Traceback" not in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_CLI4_a_second_signal_cuts_off_and_leaves_unknown_what_has_an_intent(
+    outbox: Path, server: LoopbackServer
+) -> None:
+    server.fault("end of data", "silence", nth=2)
+    child = start(str(outbox), *at(server), "--max-size", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()
+    server.wait_for(2, 20)
+    child.send_signal(signal.SIGINT)
+    assert b"once more cuts them off" in child.stderr.readline()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=50)
+    assert child.returncode == 130
+    assert b"Traceback" not in err
+    assert b"UNKNOWN\t-\t-\t1.eml" in out
+    assert main(["bulk", str(outbox), *at(server), "-q"]) == 74
+    assert server.ledger.counts() == {(f"<{n}@x>", BEN): 1 for n in range(3)}
+
+
 def test_CLI4_a_closed_pipe_changes_no_verdict(outbox: Path, server: LoopbackServer) -> None:
     reader, writer = os.pipe()
     os.close(reader)
