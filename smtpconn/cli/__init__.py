@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from smtpconn.cli import demo, probe, render, send
+from smtpconn.cli import bulk, demo, probe, render, send, serve
 from smtpconn.cli.exits import EX_SOFTWARE, EX_USAGE, INTERRUPTED, NOT_ALL_DELIVERED
 
 __all__ = ["main"]
@@ -46,8 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     send.add_to(commands)
+    bulk.add_to(commands)
     probe.add_to(commands)
     demo.add_to(commands)
+    serve.add_to(commands)
     return parser
 
 

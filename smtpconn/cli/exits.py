@@ -29,6 +29,7 @@ EX_NOINPUT = 66
 EX_NOHOST = 68
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
+EX_CANTCREAT = 73
 EX_IOERR = 74
 """At least one recipient is UNKNOWN. Never 75: a caller that repeats on 75 would duplicate the mail."""
 EX_TEMPFAIL = 75

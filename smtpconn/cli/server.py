@@ -14,11 +14,20 @@ import sys
 import urllib.parse
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smtpconn import InvalidInputError, SmtpConnection, SmtpError, Timeouts, TlsConfig, TlsMode, UsageError
+from smtpconn import (
+    ConnectionPool,
+    InvalidInputError,
+    SmtpConnection,
+    SmtpError,
+    Timeouts,
+    TlsConfig,
+    TlsMode,
+    UsageError,
+)
 from smtpconn.cli import secrets, values
 from smtpconn.cli.exits import EX_CONFIG, EX_USAGE, CommandError
 from smtpconn.connection import open_connection
@@ -72,6 +81,7 @@ class Server:
     endpoints: Sequence[Endpoint]
     opening: Opening
     timeouts: Timeouts
+    pool_options: dict[str, Any] = field(default_factory=dict)
 
     def connected(self, budget: Budget) -> tuple[Endpoint, SmtpConnection]:
         """The first endpoint that can be used, and a connection to it. Raises what opening the last one raised."""
@@ -82,6 +92,18 @@ class Server:
                 if not _may_fail_over(error):
                     raise
         return self.endpoints[-1], open_connection(self.opening, self.endpoints[-1], budget)
+
+    def pool(self, **keywords: Any) -> ConnectionPool:
+        """A pool to these endpoints, with the pool keys of the URL; `keywords` stand above them.
+
+        Raises TypeError, `InvalidInputError`.
+        """
+        first = self.endpoints[0]
+        where: dict[str, Any] = {"unix_socket": first.unix_socket}
+        if first.unix_socket is None:
+            where = {"host": [(endpoint.host, endpoint.port) for endpoint in self.endpoints]}
+        opening = {each.name: getattr(self.opening, each.name) for each in dataclasses.fields(self.opening)}
+        return ConnectionPool(**where, timeout=self.timeouts, **{**opening, **self.pool_options, **keywords})
 
 
 def _may_fail_over(error: SmtpError) -> bool:
@@ -182,7 +204,7 @@ def _of_domain(arguments: argparse.Namespace) -> Server:
 
 
 def _of_url(arguments: argparse.Namespace, url: str) -> Server:
-    parsed = ParsedUrl(_with_password(arguments, url))  # the keys of a pool mean nothing to one connection
+    parsed = ParsedUrl(_with_password(arguments, url))
     if arguments.user is not None and parsed.credentials is not None:
         raise CommandError(EX_USAGE, "--user and the URL both name a user: give one of them")
     options = {**parsed.options, **_details(arguments)}
@@ -197,7 +219,7 @@ def _of_url(arguments: argparse.Namespace, url: str) -> Server:
     endpoints = [endpoint_of(host, port, protocol=parsed.protocol) for host, port in parsed.hosts]
     if parsed.unix_socket is not None:
         endpoints = [endpoint_of(None, None, parsed.unix_socket, protocol="lmtp")]
-    return Server(endpoints=endpoints, opening=opening, timeouts=timeouts)
+    return Server(endpoints=endpoints, opening=opening, timeouts=timeouts, pool_options=parsed.pool_options)
 
 
 def _with_password(arguments: argparse.Namespace, url: str) -> str:

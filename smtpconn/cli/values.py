@@ -18,6 +18,14 @@ def positive(text: str) -> int:
     return number
 
 
+def count(text: str) -> int:
+    """A number of things, none included."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
 def seconds(text: str) -> float:
     """A limit in seconds."""
     number = float(text)
@@ -51,6 +59,11 @@ def port(text: str) -> int:
     if number > 65535:
         raise ValueError
     return number
+
+
+def port_or_any(text: str) -> int:
+    """A TCP port; 0 lets the system choose."""
+    return 0 if text == "0" else port(text)
 
 
 def ip_address(text: str) -> str:

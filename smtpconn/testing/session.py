@@ -23,7 +23,7 @@ from .faults import Decision, Rule, RuleBook, random_kind, reply_octets
 from .handshake import spoil
 from .options import ServerOptions
 from .transaction import Transaction
-from .wire import LineTooLong, SessionOver, Wire, readable
+from .wire import LineTooLong, SessionOver, Wire, has_octets
 
 if TYPE_CHECKING:
     import ssl
@@ -94,7 +94,7 @@ class Session:
             self.end(rule.kind)
         if self.options.tls == "implicit":
             self._start_tls()
-        elif readable(self.wire.sock, 0):
+        elif has_octets(self.wire.sock):
             self.violation("octets before the greeting")
         self._greet()
         while True:

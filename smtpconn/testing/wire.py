@@ -20,7 +20,7 @@ from .captured import SessionRecord
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["Delivery", "LineTooLong", "SessionOver", "Wire", "readable", "reset_on_close"]
+__all__ = ["Delivery", "LineTooLong", "SessionOver", "Wire", "has_octets", "readable", "reset_on_close"]
 
 Delivery = Literal["coalesced", "whole", "line", "octet"]
 
@@ -39,6 +39,14 @@ def readable(sock: socket.socket, timeout: float) -> bool:
         poll.register(sock, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
     return bool(select.select([sock], [], [], timeout)[0])
+
+
+def has_octets(sock: socket.socket) -> bool:
+    """Tell whether octets wait in a socket. The end of the stream is none: a client may go away at any time."""
+    try:
+        return readable(sock, 0) and sock.recv(1, socket.MSG_PEEK) != b""
+    except OSError:
+        return False
 
 
 def reset_on_close(sock: socket.socket) -> None:
@@ -204,7 +212,7 @@ class Wire:
                 self.stopping.wait(self.rtt)
                 if readable(self.sock, 0):
                     return self._receive()
-            elif self.lockstep and self.tls is None and self._peek():
+            elif self.lockstep and self.tls is None and has_octets(self.sock):
                 self.overrun += 1
             # While the session rests, `dismiss` may speak from another thread: not between a reply and its sending.
             with self.lock if self.resting else contextlib.nullcontext():
@@ -212,9 +220,6 @@ class Wire:
                     return False
                 self.flush()
         return self._receive()
-
-    def _peek(self) -> bool:
-        return readable(self.sock, 0) and bool(self.sock.recv(1, socket.MSG_PEEK))
 
     def _receive(self) -> bool:
         octets = self.tls.recv() if self.tls else self.sock.recv(RECEIVE)

@@ -66,6 +66,8 @@ def test_the_page_has_examples() -> None:
 def test_each_example_prints_what_the_page_shows(authority: TestAuthority, tmp_path: Path, block: str) -> None:
     (tmp_path / "hello.eml").write_bytes(MESSAGE)
     (tmp_path / "crlf.eml").write_bytes(MESSAGE.replace(b"\n", b"\r\n"))
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "outbox/hello.eml").write_bytes(MESSAGE)
     with (
         LoopbackServer(tls="starttls", ca=authority, auth={"anna": "secret"}) as server,
         LoopbackServer(protocol="lmtp", unix_socket=True) as lmtp,
@@ -76,7 +78,7 @@ def test_each_example_prints_what_the_page_shows(authority: TestAuthority, tmp_p
     assert [text.split() for text in printed] == [output.split() for _, output in examples(block)]
 
 
-@pytest.mark.parametrize("command", ["send", "probe", "demo"])
+@pytest.mark.parametrize("command", ["send", "bulk", "probe", "demo", "serve"])
 def test_the_page_names_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smtpconn.testing import DEFAULT_EXTENSIONS, LoopbackServer
-from smtpconn.testing.wire import Wire
+from smtpconn.testing.wire import Wire, has_octets
 
 from .conftest import Dial
 
@@ -251,6 +251,16 @@ def test_octets_before_the_greeting_are_recorded(serve: Serve, dial: Dial) -> No
     assert talk.reply().startswith("220")
     assert talk.reply().startswith("250")
     assert server.violations == ["octets before the greeting"]
+
+
+@pytest.mark.parametrize("last", [b"", b"EHLO"], ids=["nothing", "octets"])
+def test_a_client_that_went_away_before_the_greeting_wrote_nothing(last: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        assert not has_octets(ours)
+        with theirs:
+            theirs.sendall(last)
+        assert has_octets(ours) is (last != b"")
 
 
 def test_a_flight_is_counted_when_octets_follow_octets_sent(serve: Serve, dial: Dial) -> None:
