@@ -90,7 +90,7 @@ class Tampered:
 def _connector(plan: Plan, wrapping: type[Tampered]) -> Callable[[Opening, Endpoint, Budget], SmtpConnection]:
     def connect(opening: Opening, endpoint: Endpoint, budget: Budget) -> SmtpConnection:
         transport = next(transports(opening, endpoint, budget, []))
-        return _established(wrapping(transport, plan), opening, endpoint, budget)
+        return _established(wrapping(transport, plan), opening, endpoint, budget, SmtpConnection)
 
     return connect
 

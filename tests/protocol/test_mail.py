@@ -371,6 +371,11 @@ def test_smtputf8_refused_by_the_caller_refuses_such_a_path_e70_f65(sender: str,
         Mail.from_message(EmailMessage(), sender=sender, recipients=[recipient], params=params)
 
 
+def test_an_email_message_does_not_go_as_BINARYMIME() -> None:
+    with pytest.raises(InvalidInputError, match=r"params\.body BINARYMIME is not possible for an email message"):
+        Mail.from_message(EmailMessage(), sender="a@b", recipients=["c@d"], params=MailParams(body="BINARYMIME"))
+
+
 # --- Mail ---
 
 

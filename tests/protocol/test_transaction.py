@@ -1016,3 +1016,24 @@ def test_F97_the_state_follows_settled_replies_only(replies: str, states: list[S
     else:
         seen.append(session.state)
     assert seen == states
+
+
+@pytest.mark.parametrize(
+    ("replies", "surplus", "error", "verdict"),
+    [
+        (["550", "550", "550"], b"250 one more\r\n", ProtocolError, ND),
+        (["250", "550", "550"], b"2", ProtocolError, ND),
+        (["250", "250", "550"], b"\0\r\n", ProtocolError, ND),
+        (["250", "250", "550"], b"421 bye\r\n", PermanentReplyError, ND),
+        (["250", "250", "354"], b"250 one more\r\n", OutOfRepliesError, UN),  # nobody looks here: it is written
+    ],
+    ids=["MAIL refused", "RCPT refused", "DATA refused, garbage", "a goodbye", "content follows: the look says so"],
+)
+def test_BR4_a_refusal_in_an_envelope_with_a_surplus_is_nobodys(
+    replies: list[str], surplus: bytes, error: type[BaseException], verdict: Delivery
+) -> None:
+    session = session_of()
+    talk = converse(session, mail_of(), replies, surplus=surplus)
+    assert type(talk.error) is error
+    assert talk.verdicts == [verdict]
+    assert session.condemned is not None
