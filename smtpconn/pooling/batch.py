@@ -241,9 +241,9 @@ class Batch:
         return job
 
     def has_lease(self, apart_from: _Worker) -> bool:
-        """True while another worker sends: the mails go on without this one."""
+        """True while another worker sends, or is about to: the mails go on without this one."""
         return not self._over and any(
-            worker is not apart_from and worker.stay.connection is not None for worker in list(self._workers)
+            worker is not apart_from and worker.stay.has_slot for worker in list(self._workers)
         )
 
     def budget(self) -> Budget:

@@ -199,6 +199,12 @@ class Stay:
             self._supply.note_verdicts(self.claim, self._settled)
         return result
 
+    @property
+    def has_slot(self) -> bool:
+        """True from the moment that a slot was handed to it: it has a connection, checks one or opens one."""
+        claim = self.claim
+        return claim is not None and claim.slot is not None
+
     def keeps(self) -> bool:
         """SM4: True if the next mail may go over the same connection."""
         return self.claim is not None and self.connection is not None and self._supply.keeps(self.claim)

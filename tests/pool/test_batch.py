@@ -440,6 +440,23 @@ def test_SM4_the_workers_of_a_batch_do_not_count_as_waiters_for_each_other(serve
     pool.close()
 
 
+def test_SM4_no_mail_fails_for_the_wait_while_another_worker_opens_its_connection(server: FakeServer) -> None:
+    """The open takes until the other worker has waited in vain: it waits again, as for one that sends."""
+    pool = pool_of(server, max_size=2, acquire_timeout=0.02)
+    until = time.monotonic() + LIMIT
+
+    def opens_late(*_: object) -> None:
+        while not pool.stats().timeouts and time.monotonic() < until:
+            time.sleep(0.005)
+
+    server.script = [None, opens_late]
+    with pool.connection(), pool.send_many((mail(n) for n in range(20)), concurrency=2) as outcomes:
+        found = list(outcomes)
+    assert pool.stats().timeouts > 0
+    assert {outcome.delivery for outcome in found} == {Delivery.DELIVERED}
+    pool.close()
+
+
 def test_SM2_BO8_no_more_workers_than_the_server_takes_connections(server: FakeServer) -> None:
     pool = pool_of(server, max_size=4)
     pool.send("a@b.example", ["c@d.example"], b"x\r\n")
