@@ -47,6 +47,7 @@ def test_SY0_3_E203_every_module_compiles_and_imports_on_python_3_14_without_a_w
     assert all(f"pip install smtpconn[{name}]" in fault for name, fault in bridges.items())
     assert found["faults"] == {
         "smtpconn.testing.ca": "No module named 'cryptography'",
+        "smtpconn.contrib.django": "No module named 'django'",
         "smtpconn.testing.plugin": "No module named 'pytest'",
     }
 
