@@ -15,6 +15,7 @@ from .single_faults import cases
 from .wire_faults import WireCase, wire_cases
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "fault-cells.rst"
+FAILURES = 0  # what the page says of a whole run, and `test_runs_of_the_cells` asserts of one
 _BEGIN, _END = ".. the table begins\n", ".. the table ends\n"
 
 
@@ -36,9 +37,9 @@ def table() -> str:
     rows = []
     for stage, count in Counter(stage for stage, _, _ in cells()).items():
         name = stage.split(" ")[0]
-        rows.append((stage, str(count), str(memory[name]), str(sockets[name]), "0"))
+        rows.append((stage, str(count), str(memory[name]), str(sockets[name]), str(FAILURES)))
     sums = (str(sum(Counter(stage for stage, _, _ in cells()).values())), str(memory.total()), str(sockets.total()))
-    rows.append(("all", *sums, "0"))
+    rows.append(("all", *sums, str(FAILURES)))
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (heads, *rows):
         lines += [f"   {'*' if place == 0 else ' '} - {cell}" for place, cell in enumerate(row)]

@@ -19,11 +19,12 @@ from typing import Any
 
 from smtpconn.contrib.border import SMTPSomeRecipientsRefused, original, translate
 from smtpconn.contrib.compat import LeasingSMTP, smtp_class
-from smtpconn.contrib.configuration import Configuration
+from smtpconn.contrib.configuration import Account, Configuration
 from smtpconn.pool import ConnectionPool
 from smtpconn.protocol.errors import Delivery, ExtensionUnavailableError, PoolClosedError, SmtpError
 from smtpconn.protocol.params import NO_MAIL_PARAMS, MailParams
 from smtpconn.protocol.result import SendResult
+from smtpconn.protocol.sasl import Secret
 from smtpconn.sender import Sender
 
 _log = logging.getLogger("smtpconn.contrib.backends")
@@ -121,6 +122,15 @@ class Outgoing:
 class PooledBackend:
     """`open`, `close` and `send_messages` of Django's interface, over a pool."""
 
+    host: str | None
+    port: int | None
+    username: str | None
+    password: str | None
+    use_tls: bool
+    use_ssl: bool
+    timeout: float | None
+    ssl_keyfile: str | None
+    ssl_certfile: str | None
     fail_silently: bool
     connection: LeasingSMTP | None = None
 
@@ -133,6 +143,19 @@ class PooledBackend:
         self._pool_name = pool_name
         self._lock = threading.RLock()
         self.connection = None
+
+    def _account(self) -> Account:
+        return Account(
+            host=self.host,
+            port=self.port,
+            username=self.username,
+            password=None if self.password is None else Secret(self.password, "password"),
+            use_tls=self.use_tls,
+            use_ssl=self.use_ssl,
+            timeout=self.timeout,
+            ssl_keyfile=self.ssl_keyfile,
+            ssl_certfile=self.ssl_certfile,
+        )
 
     def _outgoing(self, message: Any) -> Outgoing:
         """The message made ready. Raises `ValueError`."""

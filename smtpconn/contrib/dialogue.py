@@ -19,13 +19,13 @@ from smtpconn.protocol.body import canonical
 from smtpconn.protocol.envelope import Outgoing, fails_closed
 from smtpconn.protocol.errors import UsageError
 from smtpconn.protocol.extensions import NO_CAPABILITIES, ServerCapabilities
-from smtpconn.protocol.flow import Flow, Pipelining, Step, exchange
+from smtpconn.protocol.flow import Flow, Pipelining, Step
 from smtpconn.protocol.gate import check
-from smtpconn.protocol.ledger import DATA, EHLO, EXPN, HELO, HELP, LHLO, NOOP, RCPT, RSET, VRFY, Entry, Kind
-from smtpconn.protocol.mail import Recipient, wants_smtputf8
+from smtpconn.protocol.ledger import DATA, EHLO, HELO, HELP, LHLO, NOOP, RCPT, RSET, VRFY, Entry, Kind
+from smtpconn.protocol.mail import Recipient
 from smtpconn.protocol.mechanisms import Mechanism
 from smtpconn.protocol.params import MailParams
-from smtpconn.protocol.reply import MAX_LISTING, MAX_REPLY, Reply
+from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import SendResult
 from smtpconn.protocol.sasl import Binding, Credentials, Secret
 from smtpconn.protocol.session import Session, SessionState
@@ -33,7 +33,6 @@ from smtpconn.protocol.transaction import Attempt
 from smtpconn.tls import TlsConfig
 
 _OTHER = Kind("command", "command", classes=(2, 3, 4, 5))  # of the caller's own: what it may be answered is his to know
-_LISTINGS = frozenset({EXPN, HELP})
 
 Talk = Callable[[SmtpConnection, Budget], Reply]
 
@@ -62,7 +61,7 @@ def hello(domain: str, kind: Kind) -> Talk:
 
     def talk(connection: SmtpConnection, budget: Budget) -> Reply:
         session, driver = connection._session, connection._driver
-        reply = driver.run(_ask(session, line, kind), budget)
+        reply = driver.run(session.ask(line, kind), budget)
         if reply.is_positive:
             session.domain = domain
             session.learn(ServerCapabilities.helo(reply) if kind is HELO else ServerCapabilities.parse(reply))
@@ -77,7 +76,7 @@ def hello(domain: str, kind: Kind) -> Talk:
 
 def command(line: bytes, kind: Kind = _OTHER) -> Talk:
     """One command: its reply, whatever its code."""
-    return lambda connection, budget: connection._driver.run(_ask(connection._session, line, kind), budget)
+    return lambda connection, budget: connection._driver.run(connection._session.ask(line, kind), budget)
 
 
 def noop() -> Talk:
@@ -90,7 +89,7 @@ def rset() -> Talk:
 
     def talk(connection: SmtpConnection, budget: Budget) -> Reply:
         session = connection._session
-        reply = connection._driver.run(_ask(session, commands.rset(), RSET), budget)
+        reply = connection._driver.run(session.ask(commands.rset(), RSET), budget)
         if reply.is_positive:
             session.rset_owed = False
             if session.state is SessionState.RCPT_TO:
@@ -109,7 +108,7 @@ def inquiry(kind: Kind, argument: str | None) -> Talk:
             line = commands.help_(argument, offered)
         else:
             line = (commands.vrfy if kind is VRFY else commands.expn)(argument or "", offered)
-        return connection._driver.run(_ask(connection._session, line, kind), budget)
+        return connection._driver.run(connection._session.ask(line, kind), budget)
 
     return talk
 
@@ -124,14 +123,6 @@ def auth(credentials: Credentials) -> Talk:
     return lambda connection, budget: handshake.authenticate(
         connection._driver, connection._opening, credentials, budget, connection._publish
     )
-
-
-def _ask(session: Session, line: bytes, kind: Kind) -> Flow[Reply]:
-    session._count_other()
-    session.parser.limit = MAX_LISTING if kind in _LISTINGS else MAX_REPLY
-    reply = yield from exchange(line, kind)
-    session.parser.limit = MAX_REPLY
-    return reply
 
 
 def farewell(connection: SmtpConnection, budget: Budget) -> Reply | None:
@@ -193,10 +184,7 @@ class StepwiseEnvelope(Outgoing):
     def __init__(self, sender: ReversePath, params: MailParams, size: int | None, connection: SmtpConnection) -> None:
         session = connection._session
         capabilities = session.capabilities
-        check(params, (), capabilities, secure=session.secure)
-        international = wants_smtputf8(sender, (), params)
-        if international:
-            capabilities.require("SMTPUTF8")
+        international = check(params, (), capabilities, secure=session.secure, sender=sender)
         self.sender, self.params, self.policy = sender, params, connection._opening.policy
         self.recipients = ()
         self.given, self.wire, self.rcpt_lines = [], [], []

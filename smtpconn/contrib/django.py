@@ -27,14 +27,12 @@ from smtpconn.contrib import arguments
 from smtpconn.contrib.backends import Outgoing, PooledBackend, close_pools, registry
 from smtpconn.contrib.configuration import (
     OWN_OPTIONS,
-    Account,
     Configuration,
     check_own,
     default_port,
     mailer_options,
 )
 from smtpconn.protocol.result import SendResult
-from smtpconn.protocol.sasl import Secret
 
 __all__ = ["EmailBackend", "close_pools", "mailer_options", "message_sent"]
 
@@ -107,19 +105,6 @@ class EmailBackend(PooledBackend, BaseEmailBackend):
             raise ValueError(text) if self.alias is None else self._misconfigured(text)
         if not self.host and not own.get("unix_socket"):
             raise self._misconfigured("'host' is needed")
-
-    def _account(self) -> Account:
-        return Account(
-            host=self.host,
-            port=self.port,
-            username=self.username,
-            password=None if self.password is None else Secret(self.password, "password"),
-            use_tls=self.use_tls,
-            use_ssl=self.use_ssl,
-            timeout=self.timeout,
-            ssl_keyfile=self.ssl_keyfile,
-            ssl_certfile=self.ssl_certfile,
-        )
 
     def _misconfigured(self, text: str) -> Exception:
         if self.alias is None:

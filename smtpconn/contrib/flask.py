@@ -12,10 +12,9 @@ from typing import Any
 
 from smtpconn.contrib import arguments
 from smtpconn.contrib.backends import Outgoing, PooledBackend, close_pools
-from smtpconn.contrib.configuration import Account, Configuration, default_port
+from smtpconn.contrib.configuration import Configuration, default_port
 from smtpconn.protocol.extensions import NO_CAPABILITIES
 from smtpconn.protocol.params import MailParams
-from smtpconn.protocol.sasl import Secret
 
 __all__ = ["EmailBackend", "close_pools"]
 
@@ -65,19 +64,6 @@ class EmailBackend(PooledBackend):
             raise TypeError("MAIL_SMTPCONN must be a dictionary")
         configuration = Configuration(self._account(), {**options, **own}, _name_of_this_machine)
         self._set_up(configuration, configuration.name)
-
-    def _account(self) -> Account:
-        return Account(
-            host=self.host,
-            port=self.port,
-            username=self.username,
-            password=None if self.password is None else Secret(self.password, "password"),
-            use_tls=self.use_tls,
-            use_ssl=self.use_ssl,
-            timeout=self.timeout,
-            ssl_keyfile=self.ssl_keyfile,
-            ssl_certfile=self.ssl_certfile,
-        )
 
     def _outgoing(self, message: Any) -> Outgoing:
         from flask_mailman.message import sanitize_address

@@ -361,20 +361,23 @@ class Session:
 
     def vrfy(self, address: str) -> Flow[Reply]:
         """VRFY; the reply whatever its code (F88)."""
-        return (yield from self._ask(commands.vrfy(address, self.capabilities), VRFY, MAX_REPLY))
+        self.require_between_mails(VRFY.stage)
+        return (yield from self.ask(commands.vrfy(address, self.capabilities), VRFY))
 
     def expn(self, name: str) -> Flow[Reply]:
         """EXPN; the reply whatever its code."""
-        return (yield from self._ask(commands.expn(name, self.capabilities), EXPN, MAX_LISTING))
+        self.require_between_mails(EXPN.stage)
+        return (yield from self.ask(commands.expn(name, self.capabilities), EXPN))
 
     def help(self, topic: str | None) -> Flow[Reply]:
         """HELP; the reply whatever its code."""
-        return (yield from self._ask(commands.help_(topic, self.capabilities), HELP, MAX_LISTING))
+        self.require_between_mails(HELP.stage)
+        return (yield from self.ask(commands.help_(topic, self.capabilities), HELP))
 
-    def _ask(self, line: bytes, kind: Kind, limit: int) -> Flow[Reply]:
-        self.require_between_mails(kind.stage)
+    def ask(self, line: bytes, kind: Kind) -> Flow[Reply]:
+        """One command that is no part of a mail, if it may stand in the middle of one; the reply whatever its code."""
         self._count_other()
-        self.parser.limit = limit
+        self.parser.limit = MAX_LISTING if kind in (EXPN, HELP) else MAX_REPLY
         reply = yield from exchange(line, kind)
         self.parser.limit = MAX_REPLY
         return reply

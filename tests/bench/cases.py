@@ -13,7 +13,7 @@ class Contestant:
     """Who does the work. `mails` over each connection; `options` go into the job of `senders.py`."""
 
     name: str
-    library: str
+    client: str
     mails: int
     options: Mapping[str, object] = field(default_factory=dict)
 

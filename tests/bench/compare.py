@@ -138,7 +138,7 @@ def trip(port: int) -> float:
 def run(case: Case, contestant: Contestant, known: dict[str, Any]) -> dict[str, float]:
     """One contestant once: what it took for all of its mails."""
     job = {
-        "library": contestant.library,
+        "client": contestant.client,
         "mails": contestant.mails,
         "connections": case.connections,
         "octets": case.octets,
@@ -149,12 +149,12 @@ def run(case: Case, contestant: Contestant, known: dict[str, Any]) -> dict[str, 
         **contestant.options,
     }
     before = counted(known.get("counter"))
-    found = _by_smtp_source(job) if contestant.library == "smtp-source" else _measured(_command(job))
+    found = _by_smtp_source(job) if contestant.client == "smtp-source" else _measured(_command(job))
     mails = contestant.mails * int(job["connections"])
     if before is not None and not case.tls:
         taken = counted(known["counter"])
         assert taken is not None
-        warm = int(job["connections"]) if case.warm and contestant.library != "smtp-source" else 0
+        warm = int(job["connections"]) if case.warm and contestant.client != "smtp-source" else 0
         if taken - before != mails + warm:
             text = f"{case.key}, {contestant.name}: {mails + warm} mails, the server took {taken - before}"
             raise AssertionError(text)
@@ -162,7 +162,7 @@ def run(case: Case, contestant: Contestant, known: dict[str, Any]) -> dict[str, 
 
 
 def _command(job: dict[str, Any]) -> list[str]:
-    if job["library"] == "nodemailer":
+    if job["client"] == "nodemailer":
         node = shutil.which("node")
         if node is None or not (NODE_ROOT / "node_modules" / "nodemailer").exists():
             raise MissingError(f"Nodemailer is not in {NODE_ROOT}: .ci/servers installs it")

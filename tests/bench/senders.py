@@ -230,7 +230,7 @@ def peak_of(pid: int | str) -> int:
 
 def threaded(job: dict[str, Any]) -> tuple[float, float]:
     """Seconds and seconds of the processor for all the mails, on as many threads as connections."""
-    works = [OPENERS[job["library"]](job) for _ in range(job["connections"])]
+    works = [OPENERS[job["client"]](job) for _ in range(job["connections"])]
     if job["warm"]:
         for work in works:
             work(1)
@@ -247,7 +247,7 @@ def threaded(job: dict[str, Any]) -> tuple[float, float]:
 
 
 def main(job: dict[str, Any]) -> None:
-    seconds, cpu = by_aiosmtplib(job) if job["library"] == "aiosmtplib" else threaded(job)
+    seconds, cpu = by_aiosmtplib(job) if job["client"] == "aiosmtplib" else threaded(job)
     sys.stdout.write(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak_of("self")}))
     sys.stdout.flush()
 

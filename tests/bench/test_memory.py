@@ -26,7 +26,7 @@ def test_a_stream_of_a_gibibyte_stays_24_mebibytes_above_the_interpreter(verb: s
         sys.path.remove(str(HERE))
     with compare.running("sink.py") as port:
         job = {
-            "library": "smtpconn, streams", "verb": verb, "port": port, "octets": GIB,
+            "client": "smtpconn, streams", "verb": verb, "port": port, "octets": GIB,
             "mails": 1, "connections": 1, "recipients": 1, "lmtp": False, "warm": False,
         }  # fmt: skip
         command = [sys.executable, str(HERE / "senders.py"), json.dumps(job)]
