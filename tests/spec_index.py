@@ -55,9 +55,7 @@ LOOK_ALIKES = {
     "test_driver.py::test_C1_RSET_has_its_own_limit": {"C1"},  # a stage of faults
 }
 
-NOT_YET: dict[str, str] = {
-    "BS23": "no Celery helpers",
-}
+NOT_YET: dict[str, str] = {}
 
 
 class Row(NamedTuple):

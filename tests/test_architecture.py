@@ -63,6 +63,8 @@ FLOORS: list[set[str]] = [
     {"contrib.compat"},
     {"contrib.backends"},
     {"contrib.django", "contrib.flask"},
+    {"contrib.decisions", "contrib.claims"},
+    {"contrib.celery"},
     {"cli"},
     {"__main__"},
 ]  # fmt: skip

@@ -286,6 +286,11 @@ class DeliveryUnknownError(SmtpError):
 
     _default_stage = "end of data"
 
+    @property
+    def delivery(self) -> Delivery:
+        """UNKNOWN also where the recipients are missing: made anew from its text, as result back ends do."""
+        return super().delivery if self.recipients else Delivery.UNKNOWN
+
 
 class PoolError(SmtpError):
     """The pool has no connection for the caller."""

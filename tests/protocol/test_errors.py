@@ -100,7 +100,8 @@ def test_how_an_error_is_born_F105a(
     for base in bases:
         assert isinstance(error, base)
     assert (error.stage, error.permanent, error.scope) == (stage, permanent, scope)
-    assert (error.delivery, error.retry_safe, error.recipients) == (ND, True, ())
+    delivery = UN if cls is DeliveryUnknownError else ND
+    assert (error.delivery, error.retry_safe, error.recipients) == (delivery, delivery is ND, ())
     assert (error.offset, error.detail, error.retry_after) == (None, None, None)
     assert error.reply is (REPLY if issubclass(cls, ReplyError) else None)
 
@@ -195,6 +196,14 @@ def test_the_verdict_of_an_attempt_in_one_value(verdicts: tuple[Delivery, ...], 
     assert error.delivery is delivery
     assert error.retry_safe is (delivery is ND)
     assert repr(delivery) == f"Delivery.{delivery.name}"
+
+
+def test_an_unknown_delivery_stays_unknown_where_its_recipients_were_lost() -> None:
+    """A result back end that keeps class and text makes it anew; nobody may take it for safe to repeat."""
+    assert DeliveryUnknownError("text").delivery is Delivery.UNKNOWN
+    assert not DeliveryUnknownError("text").retry_safe
+    known = RecipientResult(Recipient("a@example.com"), Delivery.NOT_DELIVERED)
+    assert DeliveryUnknownError("text", recipients=[known]).delivery is Delivery.NOT_DELIVERED
 
 
 @pytest.mark.parametrize(
