@@ -1,8 +1,9 @@
 """Run one target of `targets`: `python tests/fuzz/run.py reply --runs 100000`, or `--seconds 300`.
 
 Engines: atheris (libFuzzer: it follows coverage) where it is installed, otherwise `mutate`, a loop that changes the
-corpus at random and knows nothing of coverage. The last line says which one ran and how often. An input that breaks an
-invariant is shown, and is left as a file in the directory given by `--findings`.
+corpus at random and knows nothing of coverage. What it prints says which one ran and how often: `mutate` in its last
+line, with how many times a reply parser was run from its first octet; libFuzzer in its statistics. An input that breaks
+an invariant is shown, and is left as a file in the directory given by `--findings` (else where temporary files are).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 LONGEST = 4_096  # octets of an input: the caps of the parser have tests of their own
@@ -55,9 +57,7 @@ def mutated(inputs: Sequence[bytes], words: Sequence[bytes], chance: random.Rand
     return octets[:LONGEST]
 
 
-def mutate(
-    target: Callable[[bytes], None], name: str, *, runs: int, seconds: float, seed: int, findings: Path | None
-) -> int:
+def mutate(target: Callable[[bytes], None], name: str, *, runs: int, seconds: float, seed: int, findings: Path) -> int:
     """The loop without coverage; how often it ran."""
     inputs, words, chance = corpus(name), tokens(), random.Random(seed)  # noqa: S311  # repeatable
     until = time.monotonic() + seconds if seconds else None
@@ -70,8 +70,7 @@ def mutate(
             target(octets)
         except BaseException:
             print(f"{name}: {octets!r}", file=sys.stderr)
-            if findings is not None:
-                (findings / f"{name}-{seed}-{done}").write_bytes(octets)
+            (findings / f"{name}-{seed}-{done}").write_bytes(octets)
             raise
         done += 1
     return done
@@ -85,21 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--engine", choices=["atheris", "mutate"])
-    parser.add_argument("--findings", type=Path)
+    parser.add_argument("--findings", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args(arguments)
+    given.findings.mkdir(parents=True, exist_ok=True)
     engine = given.engine or ("atheris" if importlib.util.find_spec("atheris") else "mutate")
     if engine == "atheris":
         follow_coverage(given)
         return
-    target = _target(given.target)
+    targets = _targets()
     options = {"runs": given.runs, "seconds": given.seconds, "seed": given.seed, "findings": given.findings}
-    print(f"engine=mutate runs={mutate(target, given.target, **options)}")
+    done = mutate(targets["TARGETS"][given.target], given.target, **options)
+    print(f"engine=mutate runs={done} parser={targets['EXECUTIONS']['parser']}")
 
 
-def _target(name: str) -> Callable[[bytes], None]:
-    """From the file beside this one: the tests are never on `sys.path`."""
-    target: Callable[[bytes], None] = runpy.run_path(str(HERE / "targets.py"))["TARGETS"][name]
-    return target
+def _targets() -> dict[str, Any]:
+    """The names of the file beside this one: the tests are never on `sys.path`."""
+    return runpy.run_path(str(HERE / "targets.py"))
 
 
 def follow_coverage(given: argparse.Namespace) -> None:
@@ -107,7 +107,7 @@ def follow_coverage(given: argparse.Namespace) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["smtpconn"]):
-        target = _target(given.target)
+        target = _targets()["TARGETS"][given.target]
     work = Path(tempfile.mkdtemp(prefix="smtpconn-fuzz-"))
     (work / "corpus").mkdir()
     for number, octets in enumerate(corpus(given.target)):
@@ -115,8 +115,8 @@ def follow_coverage(given: argparse.Namespace) -> None:
     words = ['"' + "".join(f"\\x{octet:02x}" for octet in word) + '"' for word in tokens()]
     (work / "tokens").write_text("\n".join(words), encoding="ascii")
     limits = [f"-runs={given.runs}", f"-seed={given.seed}", f"-max_len={LONGEST}", "-print_final_stats=1", "-timeout=5"]
-    limits += [f"-max_total_time={int(given.seconds)}", f"-dict={work / 'tokens'}", "-verbosity=0"]
-    limits.append(f"-artifact_prefix={given.findings or work}/")
+    limits += [f"-max_total_time={int(given.seconds)}", f"-dict={work / 'tokens'}"]
+    limits.append(f"-artifact_prefix={given.findings}/{given.target}-")
     print("engine=atheris", flush=True)
     atheris.Setup([sys.argv[0], *limits, str(work / "corpus")], target)
     atheris.Fuzz()

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from smtpconn import Mail, SmtpConnection, TlsMode
 from smtpconn.protocol import body
 from smtpconn.protocol.errors import Delivery, DeliveryUnknownError, InvalidInputError, SmtpError
 from smtpconn.protocol.extensions import ServerCapabilities
 from smtpconn.protocol.flow import Pipelining
-from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.pump import Pump
 from smtpconn.protocol.reply import MAX_LINE, MAX_LINES, MAX_REPLY, MalformedReplyError, Reply, ReplyParser
 from smtpconn.protocol.session import Session
@@ -22,10 +24,14 @@ from smtpconn.protocol.transaction import Attempt
 REPLY = re.compile(rb"(?:([2-5][0-9][0-9])-[^\r\n\0]*\r\n)*([2-5][0-9][0-9])(?: [^\r\n\0]*)?\r\n")
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 LEVELS = (Pipelining.OFF, Pipelining.GROUPED)
+PIECES = 64  # of a long input at most, or the splitting takes all the time
+EXECUTIONS: Counter[str] = Counter()  # what a run has done, for its last line
 
 
-def _parsed(pieces: list[bytes]) -> tuple[list[bytes], int | None, int]:
+def _parsed(pieces: list[bytes], limit: int = MAX_REPLY) -> tuple[list[bytes], int | None, int]:
+    EXECUTIONS["parser"] += 1
     parser = ReplyParser()
+    parser.limit = limit
     found: list[bytes] = []
     try:
         for piece in pieces:
@@ -38,6 +44,7 @@ def _parsed(pieces: list[bytes]) -> tuple[list[bytes], int | None, int]:
 
 
 def _pieces(octets: bytes, size: int) -> list[bytes]:
+    size = max(size, len(octets) // PIECES)
     return [octets[at : at + size] for at in range(0, len(octets), size)]
 
 
@@ -46,7 +53,8 @@ def reply(octets: bytes) -> None:
     found, offset, pending = whole = _parsed([octets])
     assert whole == _parsed(_pieces(octets, 1 + (len(octets) % 7)))
     if len(octets) < 400:
-        assert whole == _parsed(_pieces(octets, 1))
+        assert whole == _parsed([octets[at : at + 1] for at in range(len(octets))])
+    _limited(octets, found, offset)
     used = b"".join(found)
     assert octets.startswith(used)
     for raw in found:
@@ -64,6 +72,20 @@ def reply(octets: bytes) -> None:
         assert not REPLY.match(octets, len(used))
     else:
         assert len(used) <= offset <= len(octets)
+
+
+def _limited(octets: bytes, found: list[bytes], offset: int | None) -> None:
+    """P4: a smaller cap ends the stream at its own octet, in front of the first reply that is longer."""
+    limit = 5 + sum(octets[:8]) % 60
+    fitting, stop, pending = whole = _parsed([octets], limit)
+    assert whole == _parsed(_pieces(octets, 1 + (len(octets) % 5)), limit)
+    assert fitting == list(itertools.takewhile(lambda raw: len(raw) <= limit, found))
+    used = sum(map(len, fitting))
+    if stop is None:
+        assert pending == len(octets) - used <= limit
+        assert offset is None
+    elif stop != offset:
+        assert stop == used + limit
 
 
 def ehlo(octets: bytes) -> None:
@@ -135,8 +157,8 @@ def session(octets: bytes) -> None:
     """P8: a server that says anything, to a client that sends two mails and leaves.
 
     The first octet chooses protocol, level and way; the rest is said as it is asked for. Nothing but `SmtpError` is
-    raised; a verdict is what the replies read allow: DELIVERED by a 2yz, UNKNOWN only behind an end of data; once the
-    session is dead nothing can be written.
+    raised; a verdict is what the replies read allow: DELIVERED by a 2yz, UNKNOWN only behind an end of data, and
+    NOT_DELIVERED in front of it or by a refusal; once the session is dead nothing can be written.
     """
     head, said = (octets[0], octets[1:]) if octets else (0, b"")
     lmtp, level, chunking, size = bool(head & 1), LEVELS[head >> 1 & 1], bool(head & 4), 1 + (head >> 3)
@@ -164,9 +186,11 @@ class _Peer:
         try:
             begin()
             while not pump.finished:
-                while part := pump.to_write():
+                while part := pump.to_write(1 + 4 * self.size):
                     self.wrote += len(part)
                     pump.wrote(len(part))
+                    if not self.said:
+                        pump.ended()  # perhaps in the middle of a body
                 if not pump.finished:
                     self._hear()
             pump.result()
@@ -200,9 +224,107 @@ class _Peer:
                 if entry.delivery is Delivery.DELIVERED:
                     assert entry.reply is not None
                     assert entry.reply.is_positive
+                ends = [end.end for end in attempt.ends if end.end is not None]
+                taken = self.pump.session.ledger.taken
                 if entry.delivery is not Delivery.NOT_DELIVERED:
-                    ends = [end.end for end in attempt.ends if end.end is not None]
-                    assert self.pump.session.ledger.taken >= min(ends)
+                    assert taken >= min(ends)
+                elif entry.reply is None:
+                    assert all(taken < end for end in ends), "nothing proves it"
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"reply": reply, "ehlo": ehlo, "stuffing": stuffing, "session": session}
+class _Stream:
+    """A transport: says what there is to say in pieces of one size (0: line by line), then ends; keeps what is written.
+
+    More at once than the replies that are owed would be the end: by line a conversation goes far, by octet slowly.
+    """
+
+    tls = None
+    secure = False
+
+    def __init__(self, said: bytes, size: int) -> None:
+        self.said, self.size = said, size
+        self.written = b""
+        self.closed = False
+
+    def send(self, data: Any, timeout: float | None) -> int:
+        """All of it, always."""
+        assert not self.closed, "a closed connection writes"
+        self.written += bytes(data)
+        return len(data)
+
+    def recv(self, size: int, timeout: float | None) -> bytes:
+        """The next piece."""
+        assert not self.closed, "a closed connection reads"
+        end = self.size or (self.said.find(b"\n") + 1 or len(self.said))
+        piece, self.said = self.said[:end], self.said[end:]
+        return piece
+
+    def readable(self) -> bool:
+        """Only the end shows itself unasked."""
+        return not self.said
+
+    def start_tls(self, config: object, timeout: float | None) -> _Stream:
+        """Nobody asks for it."""
+        raise AssertionError("TLS where there is none")
+
+    def close(self) -> None:
+        """For ever."""
+        self.closed = True
+
+
+def batch(octets: bytes) -> None:
+    """P8, with commands that run ahead: a batch of three mails to a server that says anything.
+
+    The first octet chooses protocol, level, way and the size of the pieces. Each mail has one outcome, an `SmtpError`
+    or a result. One that is not NOT_DELIVERED was written to its end; of one that is, the end was not written or a
+    reply refused it. PREFETCH leaves one mail in doubt at most.
+    """
+    head, said = (octets[0], octets[1:]) if octets else (0, b"")
+    level, chunking = list(Pipelining)[head >> 1 & 3], bool(head & 8)
+    stream = _Stream(said, (head >> 4) * (head >> 7))
+    try:
+        connection = SmtpConnection.from_transport(
+            stream,
+            protocol="lmtp" if head & 1 else "smtp",
+            tls_mode=TlsMode.NONE,
+            timeout=30.0,
+            ehlo_domain="client.test",
+            pipelining=level,
+        )
+    except SmtpError:
+        assert stream.closed
+        return
+    mails = [
+        Mail("s@client.test", ["a@x.test", "b@x.test"], f".m{number}\r\n".encode(), chunking=chunking, tag=number)
+        for number in range(3)
+    ]
+    with connection, connection.send_many(mails, timeout=30.0) as outcomes:
+        told = list(outcomes)
+    assert stream.closed
+    assert [outcome.mail.tag for outcome in told] == [0, 1, 2]
+    doubtful = 0
+    for outcome in told:
+        assert outcome.error is None or isinstance(outcome.error, SmtpError)
+        verdicts = [entry.delivery for entry in outcome.recipients]
+        assert len(verdicts) == 2
+        doubtful += Delivery.UNKNOWN in verdicts
+        last = f".m{outcome.mail.tag}\r\n".encode()
+        if set(verdicts) != {Delivery.NOT_DELIVERED}:
+            assert last in stream.written
+        for entry in outcome.recipients:
+            if entry.delivery is Delivery.DELIVERED:
+                assert entry.reply is not None
+                assert entry.reply.is_positive
+            elif entry.delivery is Delivery.NOT_DELIVERED and entry.reply is None and level is not Pipelining.BURST:
+                assert (last if chunking else last + b".\r\n") not in stream.written, "nothing proves it"
+        assert outcome.retry_safe == (set(verdicts) == {Delivery.NOT_DELIVERED})
+    assert doubtful <= (3 if level is Pipelining.BURST else 1)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "reply": reply,
+    "ehlo": ehlo,
+    "stuffing": stuffing,
+    "session": session,
+    "batch": batch,
+}

@@ -1,4 +1,4 @@
-"""faults P2, P5: others read what we read, and read what we write. Where they are laxer, we say so."""
+"""faults:P2, faults:P5: others read what we read, and read what we write. Where they are laxer, we say so."""
 
 from __future__ import annotations
 

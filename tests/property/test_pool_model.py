@@ -1,4 +1,6 @@
-"""The pool against a model that is simple enough to be believed (pool:PO1; I1-I9, I11, I12, I14-I18, I22, I23, I36).
+"""The pool against a model that is simple enough to be believed.
+
+faults:P9, pool:PO1; I1-I9, I11, I12, I14-I18, I22, I23, I36.
 
 `SlotsMachine` drives the slots, where claims wait and are handed things; `PoolMachine` drives a `ConnectionPool` over
 connections that do what they are told. Both have a clock that is moved by hand. After each step the model says what is
