@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
@@ -456,11 +457,20 @@ def test_close_says_quit_on_all_connections_before_it_waits_for_one() -> None:
     assert [session.closed_by for session in server.sessions] == ["QUIT"] * 4
 
 
+@pytest.fixture
+def short_turns() -> Iterator[None]:
+    """The server's thread and two that never rest share one interpreter."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 20)
+    yield
+    sys.setswitchinterval(interval)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("tls", [None, "implicit"], ids=["plain", "tls"])
 def test_fifty_forked_children_write_nothing_to_the_parents_sockets(
-    tls: Literal["implicit"] | None, authority: TestAuthority
+    tls: Literal["implicit"] | None, authority: TestAuthority, short_turns: None
 ) -> None:
     """Issue acceptance 4; pool:I27, LE6, PO35: idle, leased, opening, and the lock held by another thread."""
     options: dict[str, Any] = {"tls": tls, "ca": authority} if tls else {}
