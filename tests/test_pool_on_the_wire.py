@@ -69,6 +69,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_eight_threads_send_500_messages_each_over_four_connections() -> None:
     """Issue A 4, pool:I1, I6: each exactly once, nobody starves, never a fifth connection at the server.
 
@@ -466,6 +467,7 @@ def short_turns() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("tls", [None, "implicit"], ids=["plain", "tls"])
@@ -563,6 +565,7 @@ def test_I13_PO13_a_step_of_the_wall_clock_changes_nothing(
 # ---- all of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 def test_PO49_sixteen_threads_while_the_server_restarts_again_and_again(server: LoopbackServer, reset: bool) -> None:
     """In short: nobody hangs, each call ends in its own time, what was said to be delivered was delivered, once."""
