@@ -149,7 +149,10 @@ class Deaf(Tampered):
 
 @contextlib.contextmanager
 def interrupted_when(met: Callable[[], bool]) -> Iterator[None]:
-    """SIGINT to this thread as soon as `met` says so."""
+    """SIGINT to this thread as soon as `met` says so.
+
+    Again after a second: a signal that strikes just before the system call waits for the call's end.
+    """
     over, target = threading.Event(), threading.main_thread().ident
     assert target == threading.get_ident()
 
@@ -157,7 +160,7 @@ def interrupted_when(met: Callable[[], bool]) -> Iterator[None]:
         while not over.wait(0.001):
             if met():
                 signal.pthread_kill(target, signal.SIGINT)
-                return
+                over.wait(1)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

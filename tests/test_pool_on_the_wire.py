@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
@@ -68,6 +69,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_eight_threads_send_500_messages_each_over_four_connections() -> None:
     """Issue A 4, pool:I1, I6: each exactly once, nobody starves, never a fifth connection at the server.
 
@@ -456,11 +458,21 @@ def test_close_says_quit_on_all_connections_before_it_waits_for_one() -> None:
     assert [session.closed_by for session in server.sessions] == ["QUIT"] * 4
 
 
+@pytest.fixture
+def short_turns() -> Iterator[None]:
+    """The server's thread and two that never rest share one interpreter."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 20)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("tls", [None, "implicit"], ids=["plain", "tls"])
 def test_fifty_forked_children_write_nothing_to_the_parents_sockets(
-    tls: Literal["implicit"] | None, authority: TestAuthority
+    tls: Literal["implicit"] | None, authority: TestAuthority, short_turns: None
 ) -> None:
     """Issue acceptance 4; pool:I27, LE6, PO35: idle, leased, opening, and the lock held by another thread."""
     options: dict[str, Any] = {"tls": tls, "ca": authority} if tls else {}
@@ -553,6 +565,7 @@ def test_I13_PO13_a_step_of_the_wall_clock_changes_nothing(
 # ---- all of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 def test_PO49_sixteen_threads_while_the_server_restarts_again_and_again(server: LoopbackServer, reset: bool) -> None:
     """In short: nobody hangs, each call ends in its own time, what was said to be delivered was delivered, once."""

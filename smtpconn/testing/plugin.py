@@ -138,6 +138,7 @@ def _refuse_leaks(pool: ConnectionPool) -> None:
     stats = pool.stats()
     held = [f"{holder.thread}, {holder.seconds:.1f} s ago" for holder in stats.holders]
     if held:
+        pool.close(timeout=0)  # the test is over: nobody would give them back while we wait
         pytest.fail(f"the test did not give back the leases of {'; '.join(held)}")
     if stats.leaks:
         pytest.fail(f"the test lost {stats.leaks} leases without giving them back")

@@ -48,6 +48,7 @@ def from_a_batch(pool: ConnectionPool) -> list[BaseException]:
     return [outcome.error for outcome in outcomes if outcome.error is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("send", [from_threads, from_a_batch])
 @pytest.mark.parametrize(
     "limits",

@@ -38,69 +38,67 @@ def run(user: pytest.Pytester, test: str, **outcomes: int) -> None:
     result.assert_outcomes(**(outcomes or {"passed": 1}))
 
 
-@pytest.mark.parametrize(
-    "test",
-    [
-        # PT1
-        """
+OF_STRANGERS = """
+# PT1
 def test_envelope(smtpconn_server):
     send(smtpconn_server, "b@x.test", "c@x.test")
     mail = smtpconn_server.mails[0]
     assert (mail.sender, mail.recipients) == ("a@x.test", ["b@x.test", "c@x.test"])
     assert mail.message["Subject"] == "x"
-""",
-        """
+
+
 def test_dsn_parameters(smtpconn_server):
     send(smtpconn_server, mail_options=["RET=HDRS"], rcpt_options=["NOTIFY=FAILURE"])
     mail = smtpconn_server.mails[0]
     assert mail.mail_params["RET"] == "HDRS"
     assert mail.rcpt_params == [{"NOTIFY": "FAILURE"}]
-""",
-        # PT2
-        """
+
+
+# PT2
 def test_lmtp_verdict(smtpconn_lmtp_server):
     smtpconn_lmtp_server.refuse("b@x.test", "452 4.2.2 Full", when="data")
     with smtplib.LMTP(smtpconn_lmtp_server.host, smtpconn_lmtp_server.port) as client:
         with pytest.raises(smtplib.SMTPDataError, match="4.2.2"):
             client.sendmail("a@x.test", ["b@x.test"], "x")
-""",
-        """
+
+
 @pytest.mark.smtpconn(unix_socket=True)
 def test_lmtp_over_a_unix_socket(smtpconn_lmtp_server):
     with smtplib.LMTP(smtpconn_lmtp_server.unix_socket) as client:
         client.sendmail("a@x.test", ["b@x.test"], "x")
     assert smtpconn_lmtp_server.mails[0].recipients == ["b@x.test"]
-""",
-        # PT3, PT4
-        """
+
+
+# PT3
 def test_tls(smtpconn_tls_server, smtpconn_ca):
     trust = ssl.create_default_context(cafile=smtpconn_ca.path)
     with smtplib.SMTP_SSL(smtpconn_tls_server.host, smtpconn_tls_server.port, context=trust) as client:
         assert client.noop()[0] == 250
-""",
-        """
+
+
 def test_starttls(smtpconn_starttls_server, smtpconn_ca):
     with smtplib.SMTP(smtpconn_starttls_server.host, smtpconn_starttls_server.port) as client:
         client.starttls(context=ssl.create_default_context(cafile=smtpconn_ca.path))
         assert client.ehlo()[0] == 250
-""",
-        """
+
+
+# PT4
 def test_certificate_failure(smtpconn_server_factory, smtpconn_ca):
     server = smtpconn_server_factory(tls="implicit", certificate=smtpconn_ca.issue(expired=True))
     trust = ssl.create_default_context(cafile=smtpconn_ca.path)
     with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
         smtplib.SMTP_SSL(server.host, server.port, context=trust)
-""",
-        # PT5
-        """
+
+
+# PT5
 def test_factory(smtpconn_server_factory):
     one, two = smtpconn_server_factory(), smtpconn_server_factory(protocol="lmtp")
     assert one.port != two.port
     send(one)
     assert (one.received, two.received) == (1, 0)
-""",
-        # PT8
-        """
+
+
+# PT8
 @pytest.mark.smtpconn(auth={"user": "secret"}, faults=[("MAIL", "421", 2)], greeting="hello")
 def test_421_in_mid_batch(smtpconn_server):
     with smtplib.SMTP(smtpconn_server.host, smtpconn_server.port) as client:
@@ -109,8 +107,8 @@ def test_421_in_mid_batch(smtpconn_server):
         with pytest.raises(smtplib.SMTPSenderRefused, match="421"):
             client.sendmail("a@x.test", ["b@x.test"], "x")
     assert smtpconn_server.received == 1
-""",
-        """
+
+
 @pytest.mark.smtpconn(faults=[{"stage": "NOOP", "kind": "4yz"}], extensions=["SIZE"], greeting="far")
 class TestMarkers:
     @pytest.mark.smtpconn(greeting="near")
@@ -120,14 +118,12 @@ class TestMarkers:
             assert client.noop()[0] == 451
             client.ehlo()
             assert list(client.esmtp_features) == ["size"]
-""",
-    ],
-    ids=["PT1-envelope", "PT1-dsn", "PT2-lmtp", "PT2-unix", "PT3-tls", "PT3-starttls", "PT4-certificate",
-         "PT5-factory", "PT8-421", "PT8-closest"],
-)  # fmt: skip
-def test_a_user_s_test_passes(user: pytest.Pytester, test: str) -> None:
-    """features:F118: the fixtures, as a stranger uses them."""
-    run(user, test)
+"""
+
+
+def test_the_tests_of_a_stranger_pass(user: pytest.Pytester) -> None:
+    """features:F118, users:PT1-PT5, PT8: the fixtures, judged by smtplib."""
+    run(user, OF_STRANGERS, passed=10)
 
 
 def test_what_a_fixture_started_is_stopped(user: pytest.Pytester) -> None:
@@ -168,38 +164,33 @@ from smtpconn.testing import LoopbackServer
 def greet(pool, address):
     """The application under test."""
     return pool.send("app@example.com", [address], b"Subject: Hello\\r\\n\\r\\nHello.\\r\\n")
-'''
 
 
-@pytest.mark.parametrize(
-    "test",
-    [
-        '''
 def test_pool(smtpconn_pool, smtpconn_server):
     assert greet(smtpconn_pool, "ben@example.net").all_delivered
     assert smtpconn_server.mails[0].message["Subject"] == "Hello"
-''',
-        '''
+
+
 @pytest.mark.smtpconn(tls="starttls", auth={"app": "secret"})
 def test_a_pool_of_a_server_with_options(smtpconn_pool, smtpconn_server):
     greet(smtpconn_pool, "ben@example.net")
     assert smtpconn_server.sessions[0].user == "app"
-''',
-        '''
+
+
 def test_outbox(smtpconn_outbox):
     smtpconn_outbox.refuse("nobody@example.net", "550 5.1.1 No such user")
     greet(smtpconn_outbox.pool, "ben@example.net")
     with pytest.raises(RecipientsRefusedError):
         greet(smtpconn_outbox.pool, "nobody@example.net")
     assert [mail.recipients for mail in smtpconn_outbox] == [["ben@example.net"]]
-''',
-    ],
-    ids=["PT6-pool", "PT6-options", "PT7-outbox"],
-)
-def test_F118_a_test_of_an_application_passes(user: pytest.Pytester, test: str) -> None:
-    user.makepyfile(OWN_SUITE + test)
+'''
+
+
+def test_F118_the_tests_of_an_application_pass(user: pytest.Pytester) -> None:
+    """users:PT6, PT7."""
+    user.makepyfile(OWN_SUITE)
     result = user.runpytest_subprocess(*plugin_arguments(), "--strict-markers")
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize("pool", ["smtpconn_pool", "smtpconn_outbox.pool"])

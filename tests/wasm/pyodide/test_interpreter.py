@@ -26,7 +26,7 @@ def test_SY26_E44_SCRAM_has_to_use_its_own_PBKDF2_here(worker: Worker) -> None:
 
 
 def test_SY0_3_E203_every_module_compiles_and_imports_on_python_3_14_without_a_warning(worker: Worker) -> None:
-    """Without cryptography, dnspython and certifi, too: only what the test kit and the bridges need is missing."""
+    """Without cryptography, dnspython and certifi, too: only what the test kit and the extras need is missing."""
     found = worker.python(
         "import importlib, json, pathlib, pkgutil, warnings\n"
         "import smtpconn\n"
@@ -43,8 +43,9 @@ def test_SY0_3_E203_every_module_compiles_and_imports_on_python_3_14_without_a_w
         "json.dumps({'modules': len(names), 'faults': faults})"
     )
     assert found["modules"] > 80
-    bridges = {name: found["faults"].pop(f"smtpconn.contrib.{name}") for name in ("opentelemetry", "prometheus")}
-    assert all(f"pip install smtpconn[{name}]" in fault for name, fault in bridges.items())
+    names = ("celery", "opentelemetry", "prometheus")
+    extras = {name: found["faults"].pop(f"smtpconn.contrib.{name}") for name in names}
+    assert all(f"pip install smtpconn[{name}]" in fault for name, fault in extras.items())
     assert found["faults"] == {
         "smtpconn.testing.ca": "No module named 'cryptography'",
         "smtpconn.contrib.django": "No module named 'django'",
