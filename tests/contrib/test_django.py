@@ -7,6 +7,7 @@ import email.message
 import logging
 import os
 import pickle
+import runpy
 import smtplib
 import threading
 import time
@@ -14,6 +15,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import django
@@ -34,6 +36,7 @@ from smtpconn.testing import LoopbackServer, TestAuthority
 
 HAS_MAILERS = hasattr(mail, "mailers")
 BACKEND = "smtpconn.contrib.django.EmailBackend"
+EXAMPLES = Path(__file__).with_name("examples")
 SECRET = "the-secret-itself"
 
 if not settings.configured:
@@ -365,6 +368,27 @@ def test_one_URL_serves_both_kinds_of_settings(configured: Configure) -> None:
         mailer_options("smtp://mx.test?max_sise=2")
     with pytest.raises(InvalidInputError, match="one host"):
         mailer_options("smtp://a.test,b.test")
+
+
+@pytest.mark.parametrize("example", ["settings_email", *(["settings_mailers"] if HAS_MAILERS else [])])
+@pytest.mark.parametrize(
+    "url", ["smtp://127.0.0.1:1025", "submission://u:p@mx.test?max_size=2", "smtps://u:p@mx.test?trust=certifi"]
+)
+def test_the_settings_of_the_documentation_take_every_url(
+    example: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """users:URL16, URL17: with and without TLS, an account, or an option of the pool; and nothing is opened."""
+    monkeypatch.setenv("EMAIL_URL", url)
+    said = runpy.run_path(str(EXAMPLES / f"{example}.py"))
+    settings_of_it = {name: value for name, value in said.items() if name.isupper()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if HAS_MAILERS else "default")  # of the old settings
+        with override_settings(**settings_of_it):
+            made = backend() if "MAILERS" in said else EmailBackend()
+            assert made.pool.stats().max_size == (2 if "max_size" in url else 4)
+            assert (made.use_tls, made.use_ssl) == (url.startswith("submission"), url.startswith("smtps"))
+            assert (made.username or "") == ("u" if "u:p@" in url else "")
+            assert made.timeout == 10
 
 
 def test_a_change_of_settings_drops_the_pools(configured: Configure, server: LoopbackServer) -> None:
