@@ -64,7 +64,7 @@ def account() -> Callable[..., dict[str, str]]:
             "SSL_CERT_FILE": server.ca_path,  # an authority that this machine trusts
             "EMAIL_URL": f"submission://{user}:{quote(password)}@{host}:{port}{'?' * bool(keys)}{keys}",
             "MAIL_HOST": host, "MAIL_SERVER": host, "MAIL_PORT": port,
-            "MAIL_USER": user, "MAIL_USERNAME": user, "MAIL_PASSWORD": password,
+            "MAIL_USER": user, "MAIL_USERNAME": user, "MAIL_PASSWORD": password, "MAIL_USE_TLS": "1",
         }  # fmt: skip
 
     return account_at

@@ -657,13 +657,16 @@ def test_addresses_are_converted_as_django_does_and_SMTPUTF8_is_an_option(config
 
 
 def test_django_around_it_works_unchanged(configured: Configure, server: LoopbackServer) -> None:
-    """users:DJ23: `mail_admins`, `AdminEmailHandler`, `sendtestemail`, `send_mass_mail`."""
+    """users:DJ23: `mail_admins`, `AdminEmailHandler`, `sendtestemail`, `send_mass_mail`, `connection=`."""
     from django.utils.log import AdminEmailHandler
 
     with configured(**where(server)), warnings.catch_warnings():
         if not HAS_MAILERS or configured is old_settings:
             warnings.simplefilter("ignore")
         mail.mail_admins("Hello", "admins")
+        with mail.get_connection(BACKEND, **where(server)) if configured is old_settings else backend() as held:
+            given = ("Hello", "The text.", "app@example.com", ["held@example.net"])
+            assert mail.send_mail(*given, connection=held) == mail.EmailMessage(*given, connection=held).send() == 1
         mail.send_mass_mail([("Hello", "mass", "app@example.com", [f"r{n}@example.net"]) for n in range(3)])
         call_command("sendtestemail", "ops@example.com")
         logger = logging.getLogger("smtpconn.tests.admin")
@@ -674,8 +677,10 @@ def test_django_around_it_works_unchanged(configured: Configure, server: Loopbac
         finally:
             logger.removeHandler(handler)
     recipients = sorted(mail.recipients[0] for mail in server.mails)
-    assert recipients == ["ops@example.com", "r0@example.net", "r1@example.net", "r2@example.net",
-                          "root@example.com", "root@example.com"]  # fmt: skip
+    assert recipients == [
+        "held@example.net", "held@example.net", "ops@example.com", "r0@example.net", "r1@example.net", "r2@example.net",
+        "root@example.com", "root@example.com",
+    ]  # fmt: skip
     assert server.connections_total == 1
 
 

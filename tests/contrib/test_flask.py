@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import runpy
 import smtplib
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import flask
+import flask_mail
 import flask_mailman
 import pytest
 import waitress.server
@@ -134,6 +137,31 @@ def test_settings_options_and_arguments_say_how(server: LoopbackServer) -> None:
         assert secure.mails[0].mail_params["RET"] == "HDRS"
         assert secure.sessions[0].ehlo_domain == "app.example.com"
     assert server.received == 1
+
+
+def test_FL4_Flask_Mail_over_the_pool_keeps_what_it_does_for_tests(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """users:FL4: `MAIL_SUPPRESS_SEND`, `record_messages()`, `connect()`, and the default sender with a name."""
+    monkeypatch.setenv("EMAIL_URL", server.url)
+    example = runpy.run_path(str(Path(__file__).with_name("examples") / "flask_mail_app.py"))
+    app, mail, pool = example["app"], example["mail"], example["pool"]
+    with app.app_context(), pool:
+        with mail.record_messages() as outbox:
+            app.extensions["mail"].suppress = True  # what MAIL_SUPPRESS_SEND is to the extension
+            app.test_client().post("/signup", data={"to": "suppressed@example.net"})
+            app.extensions["mail"].suppress = False
+            app.test_client().post("/signup", data={"to": "ben@example.net"})
+        assert [message.recipients for message in outbox] == [["suppressed@example.net"], ["ben@example.net"]]
+        with mail.connect() as connection:
+            for number in range(3):
+                connection.send(flask_mail.Message(f"N {number}", recipients=[("Größe, R", "r@example.net")], body="ü"))
+            assert pool.stats().leased == 1
+        assert pool.stats().leased == 0
+    assert [found.recipients for found in server.mails] == [["ben@example.net"], *[["r@example.net"]] * 3]
+    assert {found.sender for found in server.mails} == {"app@example.com"}
+    assert server.mails[-1].message["To"] == '"Größe, R" <r@example.net>'
+    assert server.connections_total == 1
 
 
 def test_without_the_extension_there_is_no_backend() -> None:

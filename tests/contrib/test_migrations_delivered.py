@@ -125,11 +125,17 @@ def test_MG1_a_server_that_nobody_vouches_for_gets_no_password(
 # --- MG3: Flask and threads ---
 
 
+FLASK = ["flask", "--app", "{module}", "run", "--port", "{port}"]  # a thread for each request
+GUNICORN = ["gunicorn", "--preload", "--workers", "2", "--threads", "8", "--bind", "127.0.0.1:{port}", "{module}:{app}"]
+
+
 @contextmanager
-def flask_serving(application: str, environment: dict[str, str], log: Path) -> Iterator[str]:
-    """`flask run`, as its documentation says it: threads, one for each request. The address."""
+def serving(program: list[str], application: str, environment: dict[str, str], log: Path) -> Iterator[str]:
+    """The application behind a server that its users know. Its address."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "flask", "--app", str(EXAMPLES / application), "run", "--port", str(port)]
+    module, _, app = application.partition(":")
+    words = [word.format(port=port, module=module, app=app or "app") for word in program]
+    command, environment = [sys.executable, "-m", *words], {**environment, "PYTHONPATH": str(EXAMPLES)}
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
@@ -154,41 +160,49 @@ def post_many(url: str, users: list[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("application", "answer"),
+    ("program", "application", "answer", "processes"),
     [
-        ("flask_pool.py", "delivered"),
-        ("flask_threads.py", "It is on its way."),
-        ("flask_mailman_app.py", "1"),
-        ("flask_mail_app.py", "sent"),
+        (GUNICORN, "flask_pool:create_app()", "delivered", 2),
+        (FLASK, "flask_threads", "It is on its way.", 1),
+        (GUNICORN, "flask_mailman_app", "1", 2),
+        (FLASK, "flask_mail_app", "sent", 1),
     ],
+    ids=["FL1", "FL1 threads", "FL3", "FL4"],
 )
-def test_MG3_an_application_of_the_documentation_serves_sixteen_clients_over_four_connections(
-    application: str, answer: str, postfix: Postfix, account: Account, source_address: str, tmp_path: Path
+def test_MG3_an_application_of_the_documentation_serves_sixteen_clients_over_four_connections_a_process(
+    program: list[str],
+    application: str,
+    answer: str,
+    processes: int,
+    postfix: Postfix,
+    account: Account,
+    source_address: str,
+    tmp_path: Path,
 ) -> None:
-    """users:MG3, FL1-FL5: each mail is in a mailbox, once."""
+    """users:MG3, FL1-FL5: each mail is in a mailbox, once; also where the workers fork from a loaded application."""
     environment = account(postfix, source_address=source_address)
     # Flask-Mailman has no URL: the log tells its connections from others by what is new in it.
-    counted = source_address if application != "flask_mailman_app.py" else postfix.host
+    counted = source_address if application != "flask_mailman_app" else postfix.host
     ended(postfix)
     before, users = connections(postfix, counted), [f"user{1 + number % 9}@lab.test" for number in range(48)]
     mailboxes = {user: len(postfix.mailbox(user)) for user in set(users)}
-    with flask_serving(application, environment, tmp_path / "log") as base:
+    with serving(program, application, environment, tmp_path / "log") as base:
         began = time.monotonic()
         assert post_many(f"{base}/signup", users) == {answer: len(users)}
         assert time.monotonic() - began < PATIENCE
         for user, count in Counter(users).items():
             postfix.wait_for_mails(user, mailboxes[user] + count, PATIENCE)
-        if application == "flask_threads.py":
+        if application == "flask_threads":
             post(f"{base}/signup", UNKNOWN)
             assert until(lambda: "a mail was not sent: " in (tmp_path / "log").read_text(), PATIENCE)
-        if application == "flask_mail_app.py":
+        if application == "flask_mail_app":
             assert '"not delivered"' in post(f"{base}/invite", "user1@lab.test", UNKNOWN)
             mailboxes["user1@lab.test"] += 1
             postfix.wait_for_mails("user1", mailboxes["user1@lab.test"] + Counter(users)["user1@lab.test"], PATIENCE)
     assert {user: len(postfix.mailbox(user)) for user in set(users)} == {
         user: mailboxes[user] + count for user, count in Counter(users).items()
     }
-    assert 1 <= connections(postfix, counted) - before <= 4
+    assert 1 <= connections(postfix, counted) - before <= 4 * processes
 
 
 # --- libraries that compose ---

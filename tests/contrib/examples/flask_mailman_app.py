@@ -10,9 +10,9 @@ app.config.update(
     MAIL_BACKEND="smtpconn.contrib.flask.EmailBackend",
     MAIL_SERVER=os.environ["MAIL_SERVER"],
     MAIL_PORT=int(os.environ["MAIL_PORT"]),
-    MAIL_USE_TLS=True,  # STARTTLS
-    MAIL_USERNAME=os.environ["MAIL_USERNAME"],
-    MAIL_PASSWORD=os.environ["MAIL_PASSWORD"],
+    MAIL_USE_TLS="MAIL_USE_TLS" in os.environ,  # STARTTLS
+    MAIL_USERNAME=os.environ.get("MAIL_USERNAME"),
+    MAIL_PASSWORD=os.environ.get("MAIL_PASSWORD"),
     MAIL_TIMEOUT=10,
     MAIL_DEFAULT_SENDER="app@example.com",
     MAIL_SMTPCONN={"pool": {"max_size": 4}},
