@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import django
 import pytest
 from django.core import mail
 
@@ -23,7 +22,6 @@ HAS_MAILERS = hasattr(mail, "mailers")
 PATIENCE = 60.0
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(240)]
-needs_mailers = pytest.mark.skipif(not HAS_MAILERS, reason=f"Django {django.__version__} has no MAILERS")
 
 Account = Callable[..., dict[str, str]]
 
@@ -82,7 +80,7 @@ def arrived(postfix: Postfix, token: str, count: int) -> int:
     return len(postfix.find_mail("user1", token))
 
 
-@pytest.mark.parametrize("kind", ["settings", pytest.param("settings_mailers", marks=needs_mailers)])
+@pytest.mark.parametrize("kind", ["settings_mailers" if HAS_MAILERS else "settings"])
 def test_MG2_only_the_setting_changes_and_many_mails_take_one_connection(
     kind: str, project: Project, postfix: Postfix, account: Account, source_address: str
 ) -> None:
@@ -105,17 +103,15 @@ def test_MG2_only_the_setting_changes_and_many_mails_take_one_connection(
     assert arrived(postfix, after, count) == count
 
 
-@pytest.mark.parametrize("example", ["settings_email", pytest.param("settings_mailers", marks=needs_mailers)])
+@pytest.mark.parametrize("example", ["settings_email", *(["settings_mailers"] if HAS_MAILERS else [])])
 def test_MG2_a_new_project_with_the_settings_of_the_page_sends_the_first_mail(
     example: str, project: Project, postfix: Postfix, account: Account, source_address: str
 ) -> None:
-    """users:MG2, DJ8, DJ9, DJ23, URL16, URL17: then eight threads take no more than `max_size` connections."""
+    """users:MG2, DJ8, DJ23, URL16, URL17: then eight threads take no more than `max_size` connections."""
     token = uuid.uuid4().hex
     project.configure(example)
     environment = account(postfix, source_address=source_address, trust=postfix.ca_path)
     del environment["SSL_CERT_FILE"]
-    project.run("manage.py", "check", environment=environment)
-    assert f"[{source_address}]" not in postfix.log(), "checking connects nowhere"
     already = len(postfix.mailbox("user2"))
     project.run("manage.py", "sendtestemail", "user2@lab.test", environment=environment)
     postfix.wait_for_mails("user2", already + 1)

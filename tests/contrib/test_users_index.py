@@ -41,7 +41,10 @@ def cited() -> dict[str, set[str]]:
     for module in sorted(TESTS.rglob("test_*.py")):
         if module.name == Path(__file__).name:
             continue
-        tree = ast.parse(module.read_text(encoding="utf-8"))
+        text = module.read_text(encoding="utf-8")
+        if not any(cited_in(text.replace("_", " "))):
+            continue
+        tree = ast.parse(text)
         named = _globals(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):

@@ -16,7 +16,7 @@ from ...interop.postfix import Postfix
 from ...interop.servers import UNKNOWN
 
 PATIENCE = 60.0
-COUNT = 20
+COUNT = 10
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(240)]
 
