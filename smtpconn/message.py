@@ -133,9 +133,15 @@ def _parsed(message: email.message.Message, name: str) -> list[Any]:
     """Every header of this name in its parsed form; the parser of `email` raises whatever it likes."""
     try:
         values = [value for each, value in message.raw_items() if each.lower() == name.lower()]
-        return [value if hasattr(value, "addresses") else _header(name, value) for value in values]
+        return [value if _is_parsed(value) else _header(name, value) for value in values]
     except _FAILURES as error:
         raise InvalidInputError(f"message: the header {name} is not a list of addresses") from error
+
+
+def _is_parsed(value: object) -> bool:
+    """Also `EmailMessage` keeps a list of texts unparsed (`message["To"] = ["ben@example.net"]`)."""
+    addresses = getattr(value, "addresses", None)
+    return addresses is not None and not any(isinstance(address, str) for address in addresses)
 
 
 def _header(name: str, value: object) -> Any:

@@ -211,11 +211,12 @@ def handshake_error(error: Exception, config: TlsConfig, server_name: str, where
         return TlsError(f"{where} closed the connection in the TLS handshake")
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or "protocol error").replace("_", " ").lower()
-        hint = " (does it speak TLS here?)" if error.reason in _NOT_TLS else ""
+        hint = _HINT if error.reason in _NOT_TLS else ""
         return TlsError(f"TLS handshake with {where} failed: {reason}{hint}")
     return TlsError(f"TLS handshake with {where} failed: {getattr(error, 'strerror', None) or type(error).__name__}")
 
 
+_HINT = " (does it speak TLS here? for STARTTLS say TlsMode.STARTTLS or submission://)"
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import email.headerregistry
 import email.policy
 from email.header import Header
 from email.message import EmailMessage, Message
@@ -195,6 +196,19 @@ def test_MS4_all_mailboxes_in_order_without_names_and_groups(
 def test_MS4_headers_that_stand_more_than_once_are_all_read() -> None:
     message = message_of(Message, From="s@x.test", To=["a@x.test", "b@x.test"], Cc=["c@x.test", "d@x.test"])
     assert recipients(mail_of(message)) == ["a@x.test", "b@x.test", "c@x.test", "d@x.test"]
+
+
+def test_MS4_a_list_of_texts_is_read_as_it_will_be_sent() -> None:
+    """`EmailMessage` takes it, and parses nothing; redmail gives it."""
+    message = message_of(From="a@x.test")
+    message["To"] = ["b@x.test", "Carl <c@x.test>", "d@x.test, e@x.test"]
+    message["Cc"] = [email.headerregistry.Address("Frank, of us", "f", "x.test")]
+    assert recipients(mail_of(message)) == ["b@x.test", "c@x.test", "d@x.test", "e@x.test", "f@x.test"]
+    assert b"To: b@x.test, Carl <c@x.test>, d@x.test, e@x.test\r\n" in octets(mail_of(message))
+    del message["Cc"]
+    message["Cc"] = ["no address"]
+    with pytest.raises(InvalidInputError, match="Cc"):
+        mail_of(message)
 
 
 def test_MS4_recipients_that_are_given_are_the_envelope() -> None:

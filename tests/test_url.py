@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 from typing import Any
 
 import pytest
 
-from smtpconn import ConnectionPool, InvalidInputError, Pipelining, SmtpConnection, Timeouts, TlsMode
+import smtpconn
+from smtpconn import ConnectionPool, InvalidInputError, Pipelining, SmtpConnection, Timeouts, TlsError, TlsMode
 from smtpconn.testing import LoopbackServer
 from smtpconn.url import ParsedUrl
 
@@ -144,11 +146,16 @@ def test_userinfo_is_percent_decoded_and_shown_nowhere(auth: str, kind: str) -> 
         ("smtp://mx.example.com?tls=starttls", "lmtp://"),
         ("smtp://mx.example.com?source_address=localhost", "IP address"),
         ("smtps://mx.example.com?client_key=/k.pem", "client_cert"),
+        ("smtp://mx.example.com?_default_from_email=a@b.test", "DEFAULT_FROM_EMAIL"),
         ("lmtp+unix://mx.example.com/run/lmtp", "path only"),
+        ("lmtp+unix://user:pass@/run/lmtp", "path only"),
+        ("lmtp+unix://:24/run/lmtp", "path only"),
+        ("lmtp+unix:///run%0D%0Almtp", "control"),
+        ("smtp://mx.example.com?name=a%0D%0Ab", "control"),
     ],
 )
 def test_a_wrong_url_is_an_error_that_says_the_remedy_and_never_the_url(url: str, hint: str) -> None:
-    """users:URL8, URL11, URL12, URL18, faults:IN23."""
+    """users:URL6, URL8, URL11, URL12, URL18, faults:IN23."""
     with pytest.raises(InvalidInputError) as refused:
         ParsedUrl(url)
     assert hint in str(refused.value)
@@ -166,6 +173,28 @@ def test_smtps_on_a_starttls_port_warns_and_obeys(port: int) -> None:
     """users:URL7."""
     with pytest.warns(UserWarning, match="submission://"):
         assert ParsedUrl(f"smtps://mx.example.com:{port}").tls_mode is TlsMode.IMPLICIT
+
+
+def test_URL7_the_handshake_that_fails_at_a_server_with_STARTTLS_names_the_scheme_for_it() -> None:
+    """The port need not be a well-known one."""
+    with LoopbackServer(tls="starttls") as server:
+        url = f"smtps://{server.host}:{server.port}"
+        with pytest.raises(TlsError, match=r"submission://"):
+            SmtpConnection.from_url(url, timeout=5)
+        with ConnectionPool.from_url(url, timeout=5) as pool, pytest.raises(TlsError, match=r"submission://"):
+            pool.noop()
+
+
+def test_URL16_no_module_of_the_library_reads_a_variable_of_the_environment() -> None:
+    """But for OpenSSL's own; the command line and the test kit, whose servers are processes, are programs."""
+    package = pathlib.Path(smtpconn.__file__).parent
+    reading = {
+        module.relative_to(package).as_posix()
+        for module in package.rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
+    }
+    assert {path for path in reading if path.split("/")[0] not in ("cli", "testing")} == {"tls_context.py"}
 
 
 def test_a_connection_and_a_pool_come_from_the_url_of_a_server(server: LoopbackServer) -> None:

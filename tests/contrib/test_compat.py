@@ -153,7 +153,7 @@ CASES: list[tuple[str, dict[str, Any], Setup, Calls]] = [
 def test_the_facade_gives_what_smtplib_gives(
     case: str, options: dict[str, Any], setup: Setup, calls: Calls
 ) -> None:
-    """users:SC1, SC5, SC6, SC7, SC11, SC12, SC13, SC14, SC15, SC16, SC17, SC21, SC22, SC23, SC27, SC33, SC34."""
+    """users:SC1, SC5, SC6, SC7, SC11, SC12, SC13, SC14, SC15, SC16, SC17, SC21, SC22, SC23, SC25, SC27, SC33, SC34."""
     given = {}
     for module in (smtplib, compat):
         with LoopbackServer(**options) as server:
@@ -229,7 +229,7 @@ def ca() -> Iterator[TestAuthority]:
 
 
 def test_STARTTLS_and_implicit_TLS_give_what_smtplib_gives(ca: TestAuthority) -> None:
-    """users:SC2, SC5, SC8: the host given to connect() is the name that is verified."""
+    """users:SC2, SC5, SC8, SC25: the host given to connect() is the name that is verified."""
     given: dict[str, list[Any]] = {}
     for module in (smtplib, compat):
         context = ssl.create_default_context(cafile=str(ca.path))
@@ -598,6 +598,32 @@ def test_a_class_over_a_pool_leases_on_first_use_and_gives_back(server: Loopback
         assert pool.stats().leased == 0
     assert [mail.sender for mail in server.mails] == [SENDER] * 6
     assert len(server.sessions) == 1
+
+
+def test_a_class_over_a_pool_with_TLS_and_an_account_has_nothing_to_do_for_them(ca: TestAuthority) -> None:
+    """users:SC29: a library that calls `starttls` and `login` for each mail need not be told not to."""
+    with LoopbackServer(tls="starttls", ca=ca, auth={"user": "secret"}) as server:
+        with ConnectionPool.from_url(server.url, timeout=10) as pool:
+            for _ in range(2):
+                with compat.smtp_class(pool)() as smtp:
+                    assert smtp.ehlo_or_helo_if_needed() is None  # type: ignore[func-returns-value]  # as smtplib's
+                    assert [smtp.starttls()[0], smtp.login("whoever", "whatever")[0]] == [220, 235]
+                    assert smtp.sendmail(SENDER, [RECIPIENT], MESSAGE) == {}
+        server.wait_for_connections(0, 10)
+        assert server.sessions[0].user == "user"
+        commands = server.sessions[0].commands
+        assert len(server.sessions) == commands.count("STARTTLS") == 1
+        assert len([verb for verb in commands if verb.startswith("AUTH")]) == 1
+
+
+def test_the_module_has_the_classes_the_exceptions_and_the_ports_of_smtplib() -> None:
+    """users:SC34: an import is the whole change. What smtplib raises is the very same class."""
+    for name in smtplib.__all__:
+        theirs = getattr(smtplib, name)
+        if isinstance(theirs, type):
+            assert name in compat.__all__
+            assert issubclass(theirs, smtplib.SMTP) or getattr(compat, name) is theirs, name
+    assert (compat.SMTP_PORT, compat.SMTP_SSL_PORT, compat.LMTP_PORT) == (25, 465, smtplib.LMTP_PORT)
 
 
 def test_a_dead_connection_of_the_pool_is_replaced_between_mails(server: LoopbackServer) -> None:

@@ -7,6 +7,7 @@ import email.message
 import logging
 import os
 import pickle
+import runpy
 import smtplib
 import threading
 import time
@@ -14,6 +15,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import django
@@ -34,6 +36,7 @@ from smtpconn.testing import LoopbackServer, TestAuthority
 
 HAS_MAILERS = hasattr(mail, "mailers")
 BACKEND = "smtpconn.contrib.django.EmailBackend"
+EXAMPLES = Path(__file__).with_name("examples")
 SECRET = "the-secret-itself"
 
 if not settings.configured:
@@ -42,7 +45,8 @@ if not settings.configured:
         ALLOWED_HOSTS=["127.0.0.1"],
         ROOT_URLCONF=f"{__package__}.django_project.urls" if __package__ else "django_project.urls",
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        INSTALLED_APPS=["mailer"],
+        INSTALLED_APPS=["mailer", "post_office"],
+        TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
         DEFAULT_AUTO_FIELD="django.db.models.AutoField",
         ADMINS=["root@example.com"] if HAS_MAILERS else [("Root", "root@example.com")],
         USE_TZ=True,
@@ -367,6 +371,27 @@ def test_one_URL_serves_both_kinds_of_settings(configured: Configure) -> None:
         mailer_options("smtp://a.test,b.test")
 
 
+@pytest.mark.parametrize("example", ["settings_email", *(["settings_mailers"] if HAS_MAILERS else [])])
+@pytest.mark.parametrize(
+    "url", ["smtp://127.0.0.1:1025", "submission://u:p@mx.test?max_size=2", "smtps://u:p@mx.test?trust=certifi"]
+)
+def test_the_settings_of_the_documentation_take_every_url(
+    example: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """users:URL16, URL17: with and without TLS, an account, or an option of the pool; and nothing is opened."""
+    monkeypatch.setenv("EMAIL_URL", url)
+    said = runpy.run_path(str(EXAMPLES / f"{example}.py"))
+    settings_of_it = {name: value for name, value in said.items() if name.isupper()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if HAS_MAILERS else "default")  # of the old settings
+        with override_settings(**settings_of_it):
+            made = backend() if "MAILERS" in said else EmailBackend()
+            assert made.pool.stats().max_size == (2 if "max_size" in url else 4)
+            assert (made.use_tls, made.use_ssl) == (url.startswith("submission"), url.startswith("smtps"))
+            assert (made.username or "") == ("u" if "u:p@" in url else "")
+            assert made.timeout == 10
+
+
 def test_a_change_of_settings_drops_the_pools(configured: Configure, server: LoopbackServer) -> None:
     """users:DJ22: idle connections at once, a leased one when it comes back."""
     with configured(**where(server)):
@@ -633,13 +658,16 @@ def test_addresses_are_converted_as_django_does_and_SMTPUTF8_is_an_option(config
 
 
 def test_django_around_it_works_unchanged(configured: Configure, server: LoopbackServer) -> None:
-    """users:DJ23: `mail_admins`, `AdminEmailHandler`, `sendtestemail`, `send_mass_mail`."""
+    """users:DJ23: `mail_admins`, `AdminEmailHandler`, `sendtestemail`, `send_mass_mail`, `connection=`."""
     from django.utils.log import AdminEmailHandler
 
     with configured(**where(server)), warnings.catch_warnings():
-        if not HAS_MAILERS or configured is old_settings:
-            warnings.simplefilter("ignore")
         mail.mail_admins("Hello", "admins")
+        if HAS_MAILERS:
+            warnings.simplefilter("ignore")  # of the old settings, and of `connection=`
+        with mail.get_connection(BACKEND, **where(server)) if configured is old_settings else backend() as held:
+            given = ("Hello", "The text.", "app@example.com", ["held@example.net"])
+            assert mail.send_mail(*given, connection=held) == mail.EmailMessage(*given, connection=held).send() == 1
         mail.send_mass_mail([("Hello", "mass", "app@example.com", [f"r{n}@example.net"]) for n in range(3)])
         call_command("sendtestemail", "ops@example.com")
         logger = logging.getLogger("smtpconn.tests.admin")
@@ -650,8 +678,10 @@ def test_django_around_it_works_unchanged(configured: Configure, server: Loopbac
         finally:
             logger.removeHandler(handler)
     recipients = sorted(mail.recipients[0] for mail in server.mails)
-    assert recipients == ["ops@example.com", "r0@example.net", "r1@example.net", "r2@example.net",
-                          "root@example.com", "root@example.com"]  # fmt: skip
+    assert recipients == [
+        "held@example.net", "held@example.net", "ops@example.com", "r0@example.net", "r1@example.net", "r2@example.net",
+        "root@example.com", "root@example.com",
+    ]  # fmt: skip
     assert server.connections_total == 1
 
 
@@ -692,25 +722,102 @@ def test_the_test_runners_swap_to_locmem_keeps_everything_off_the_wire(
     assert server.received == 1
 
 
-def test_django_mailer_sends_its_queue_and_defers_what_is_refused(server: LoopbackServer) -> None:
-    """users:XT14, U5: the queue catches smtplib's exceptions, and would end its run at any other."""
-    from mailer import models, send_mail
+# --- queues on top ---
+
+
+@pytest.fixture
+def django_mailer(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Sends what is in the queue of django-mailer, which has the old settings only."""
     from mailer.engine import send_all
 
-    server.refuse("nobody@example.net", "550 5.1.1 No such user")
-    with old_settings(**where(server)), override_settings(MAILER_EMAIL_BACKEND=BACKEND):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    handler = "mailer_errors.keep_out_what_is_in_doubt"
+    with old_settings(**where(server)), override_settings(
+        MAILER_EMAIL_BACKEND=BACKEND, MAILER_ERROR_HANDLER=handler, MAILER_USE_FILE_LOCK=False
+    ):
         call_command("migrate", verbosity=0)
-        for to in ("first@example.net", "nobody@example.net", "third@example.net"):
-            send_mail("Hello", "The text.", "app@example.com", [to])
-        send_all()
-        assert sorted(mail.recipients[0] for mail in server.mails) == ["first@example.net", "third@example.net"]
-        assert models.Message.objects.deferred().count() == 1
-        server.clear_rules()
-        server.close_idle()
-        models.Message.objects.retry_deferred()
-        send_all()
-        assert models.Message.objects.count() == 0
-    assert server.received == 3
+        yield send_all
+        call_command("flush", verbosity=0, interactive=False)
+
+
+def test_django_mailer_sends_its_queue_and_defers_what_is_refused(
+    server: LoopbackServer, django_mailer: Callable[[], None]
+) -> None:
+    """users:XT14, U5: a connection that the server closed, also in the middle of a run, is never seen."""
+    from mailer import models, send_mail
+
+    server.refuse("nobody@example.net", "550 5.1.1 No such user")
+    for to in ("first@example.net", "nobody@example.net", "third@example.net"):
+        send_mail("Hello", "The text.", "app@example.com", [to])
+    django_mailer()
+    assert sorted(mail.recipients[0] for mail in server.mails) == ["first@example.net", "third@example.net"]
+    assert models.Message.objects.deferred().count() == 1
+    server.clear_rules()
+    server.close_idle()
+    models.Message.objects.retry_deferred()
+    django_mailer()
+    assert models.Message.objects.count() == 0
+    for number in range(3):
+        send_mail("Hello", "The text.", "app@example.com", [f"r{number}@example.net"])
+    server.reply("MAIL", "421 4.4.2 Idle too long", nth=2)
+    django_mailer()
+    assert models.Message.objects.count() == 0
+    assert server.received == 6
+
+
+def test_django_mailer_with_the_handler_of_the_documentation_never_sends_again_what_is_in_doubt(
+    server: LoopbackServer, django_mailer: Callable[[], None]
+) -> None:
+    """users:DJ19, XT8, U25: by default it would wait in the queue until all that is deferred is tried again."""
+    from mailer import models, send_mail
+
+    server.fault("end of data", "EOF", nth=1)
+    for to in ("first@example.net", "second@example.net"):
+        send_mail("Hello", "The text.", "app@example.com", [to])
+    django_mailer()
+    models.Message.objects.retry_deferred()
+    django_mailer()
+    assert [mail.recipients for mail in server.mails] == [["first@example.net"], ["second@example.net"]]
+    assert models.Message.objects.count() == 0
+    assert models.MessageLog.objects.filter(result=models.RESULT_FAILURE).count() == 1
+
+
+@pytest.fixture
+def post_office(configured: Configure, server: LoopbackServer, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Sends what is in the queue of django-post_office, in each of the ways that it knows of being configured."""
+    own: dict[str, Any] = {} if configured is mailers else {"BACKENDS": {"default": BACKEND}}
+    with configured(**where(server)), override_settings(POST_OFFICE={**own, "THREADS_PER_PROCESS": 4}):
+        call_command("migrate", verbosity=0)
+        yield lambda: call_command("send_queued_mail", lockfile=str(tmp_path / "lock"), verbosity=0)
+        call_command("flush", verbosity=0, interactive=False)
+
+
+def test_django_post_office_sends_its_queue_by_threads_and_marks_what_is_refused(
+    server: LoopbackServer, post_office: Callable[[], None]
+) -> None:
+    """users:XT14, U5: a connection that the server closed in between is never seen."""
+    from post_office import mail as office
+    from post_office.models import STATUS, Email, Log
+
+    def queue(*names: str) -> None:
+        for name in names:
+            office.send(f"{name}@example.net", "app@example.com", subject="Hello", message="The text.")
+
+    server.refuse("nobody@example.net", "550 5.1.1 No such user")
+    queue("nobody", *(f"a{number}" for number in range(12)))
+    post_office()
+    assert [email.to for email in Email.objects.filter(status=STATUS.failed)] == [["nobody@example.net"]]
+    assert [log.exception_type for log in Log.objects.filter(status=STATUS.failed)] == ["SMTPRecipientsRefused"]
+    server.close_idle("421 4.4.2 Idle too long")
+    queue(*(f"b{number}" for number in range(12)))
+    post_office()
+    server.reply("MAIL", "421 4.4.2 Idle too long", nth=2)
+    queue(*(f"c{number}" for number in range(12)))
+    post_office()
+    assert Email.objects.filter(status=STATUS.sent).count() == 36
+    expected = {f"{name}{number}@example.net" for name in "abc" for number in range(12)}
+    assert sorted(mail.recipients[0] for mail in server.mails) == sorted(expected)
+    assert server.connections_peak <= 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

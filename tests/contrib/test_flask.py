@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import runpy
 import smtplib
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import flask
+import flask_mail
 import flask_mailman
 import pytest
 import waitress.server
@@ -43,9 +48,9 @@ def application(server: LoopbackServer, **config: Any) -> flask.Flask:
     )  # fmt: skip
     flask_mailman.Mail(app)
 
-    @app.get("/signup")
+    @app.post("/signup")
     def signup() -> str:
-        message = flask_mailman.EmailMessage("Welcome", "Hello.", to=[flask.request.args["to"]])
+        message = flask_mailman.EmailMessage("Welcome", "Hello.", to=[flask.request.form["to"]])
         return str(message.send())
 
     return app
@@ -69,8 +74,9 @@ def serving(app: Any, threads: int = 16) -> Iterator[str]:
         site.task_dispatcher.shutdown()
 
 
-def visit(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310  # our own, on loopback
+def sign_up(base: str, to: str) -> str:
+    form = urllib.parse.urlencode({"to": to}).encode()
+    with urllib.request.urlopen(f"{base}/signup", form, timeout=30) as answer:  # noqa: S310  # our own, on loopback
         body: bytes = answer.read()
     return body.decode()
 
@@ -78,8 +84,8 @@ def visit(url: str) -> str:
 def fifty(base: str, first: int) -> list[str]:
     """Fifty requests at once."""
     with ThreadPoolExecutor(50) as clients:
-        urls = [f"{base}/signup?to=r{number}@example.net" for number in range(first, first + 50)]
-        return list(clients.map(visit, urls))
+        everybody = [f"r{number}@example.net" for number in range(first, first + 50)]
+        return list(clients.map(functools.partial(sign_up, base), everybody))
 
 
 def test_FL5_fifty_requests_at_once_go_over_few_connections_and_a_stale_one_is_never_seen(
@@ -105,7 +111,7 @@ def test_FL5_a_pool_of_the_application_serves_fifty_requests_at_once(server: Loo
         server.wait_for_connections(0, 10)  # before it counts new ones beside them
         assert set(fifty(base, 50)) == {"delivered"}
         server.refuse("nobody@example.net", "550 5.1.1 No such user")
-        assert visit(f"{base}/signup?to=nobody@example.net") == "not delivered"
+        assert sign_up(base, "nobody@example.net") == "not delivered"
     assert server.connections_peak <= 4
     assert server.received == 100
     app.extensions["smtpconn"].close()
@@ -131,6 +137,31 @@ def test_settings_options_and_arguments_say_how(server: LoopbackServer) -> None:
         assert secure.mails[0].mail_params["RET"] == "HDRS"
         assert secure.sessions[0].ehlo_domain == "app.example.com"
     assert server.received == 1
+
+
+def test_FL4_Flask_Mail_over_the_pool_keeps_what_it_does_for_tests(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """users:FL4: `MAIL_SUPPRESS_SEND`, `record_messages()`, `connect()`, and the default sender with a name."""
+    monkeypatch.setenv("EMAIL_URL", server.url)
+    example = runpy.run_path(str(Path(__file__).with_name("examples") / "flask_mail_app.py"))
+    app, mail, pool = example["app"], example["mail"], example["pool"]
+    with app.app_context(), pool:
+        with mail.record_messages() as outbox:
+            app.extensions["mail"].suppress = True  # what MAIL_SUPPRESS_SEND is to the extension
+            app.test_client().post("/signup", data={"to": "suppressed@example.net"})
+            app.extensions["mail"].suppress = False
+            app.test_client().post("/signup", data={"to": "ben@example.net"})
+        assert [message.recipients for message in outbox] == [["suppressed@example.net"], ["ben@example.net"]]
+        with mail.connect() as connection:
+            for number in range(3):
+                connection.send(flask_mail.Message(f"N {number}", recipients=[("Größe, R", "r@example.net")], body="ü"))
+            assert pool.stats().leased == 1
+        assert pool.stats().leased == 0
+    assert [found.recipients for found in server.mails] == [["ben@example.net"], *[["r@example.net"]] * 3]
+    assert {found.sender for found in server.mails} == {"app@example.com"}
+    assert server.mails[-1].message["To"] == '"Größe, R" <r@example.net>'
+    assert server.connections_total == 1
 
 
 def test_without_the_extension_there_is_no_backend() -> None:

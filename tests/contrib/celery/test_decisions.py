@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
@@ -124,6 +125,7 @@ def outcome(**given: Any) -> MailOutcome:
 def test_each_outcome_has_its_action_and_its_recipients(
     given: Any, action: Action, about: list[RecipientResult]
 ) -> None:
+    """CE2: and it goes through JSON and pickle."""
     decision = decide(given)
     assert decision.action is action
     assert list(decision.recipients) == about
@@ -134,6 +136,12 @@ def test_each_outcome_has_its_action_and_its_recipients(
 def test_an_action_is_its_word() -> None:
     assert [str(action) for action in Action] == ["DONE", "RETRY_SOME", "BOUNCE", "RETRY", "FAIL", "UNKNOWN"]
     assert Action.DONE == "DONE"
+
+
+def test_a_decision_does_not_change() -> None:
+    """CE2."""
+    with pytest.raises(FrozenInstanceError):
+        decide(result(GOOD)).action = Action.FAIL  # type: ignore[misc]  # what is tested
 
 
 def test_what_is_no_outcome_is_a_type_error() -> None:

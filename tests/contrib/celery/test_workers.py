@@ -186,6 +186,7 @@ def test_a_child_is_killed_its_mail_is_in_doubt_and_the_worker_goes_on(
 def test_a_warm_shutdown_ends_what_is_under_way_and_says_QUIT(
     server: LoopbackServer, execution: str, start_worker: Any, client: celery.Celery
 ) -> None:
+    """CE2: `close_on_shutdown`."""
     worker = start_worker(server.url, execution=execution)
     first = submit(client, "mail_tasks.send_mail", mail("first").to_dict())
     assert decision(first).action is Action.DONE

@@ -4,13 +4,12 @@ import os
 
 from smtpconn.contrib.django import mailer_options
 
-SECRET_KEY = "of the example"
+_options = mailer_options(os.environ["EMAIL_URL"])
 
 EMAIL_BACKEND = "smtpconn.contrib.django.EmailBackend"
-_options = mailer_options(os.environ["EMAIL_URL"])  # or EMAIL_HOST = "mx.example.com", and so on, as they were
-EMAIL_HOST, EMAIL_PORT = _options["host"], _options["port"]
-EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _options["username"], _options["password"]
-EMAIL_USE_TLS = _options["use_tls"]
-EMAIL_TIMEOUT = 10
+EMAIL_HOST, EMAIL_PORT = _options.pop("host"), _options.pop("port")
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _options.pop("username", ""), _options.pop("password", "")
+EMAIL_USE_TLS, EMAIL_USE_SSL = _options.pop("use_tls", False), _options.pop("use_ssl", False)
+EMAIL_TIMEOUT = _options.pop("timeout", 10)
 
-SMTPCONN = {"trust": _options["trust"], "pool": {"max_size": 4}}
+SMTPCONN = {"pool": {"max_size": 4}, **_options}

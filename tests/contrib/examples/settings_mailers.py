@@ -4,12 +4,13 @@ import os
 
 from smtpconn.contrib.django import mailer_options
 
-SECRET_KEY = "of the example"
-
-_options = mailer_options(os.environ["EMAIL_URL"])  # or {"host": "mx.example.com", "use_tls": True, ...}
 MAILERS = {
     "default": {
         "BACKEND": "smtpconn.contrib.django.EmailBackend",
-        "OPTIONS": {**_options, "timeout": 10, "pool": {"max_size": 4, "max_idle": 45, "max_age": 300}},
+        "OPTIONS": {
+            "timeout": 10,
+            "pool": {"max_size": 4, "max_idle": 45, "max_age": 300},
+            **mailer_options(os.environ["EMAIL_URL"]),
+        },
     },
 }
