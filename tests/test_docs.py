@@ -103,6 +103,15 @@ def test_every_block_of_python_in_the_pages_is_run_or_taken_from_a_test() -> Non
             assert (page.parent / included).resolve().is_relative_to(CHECKOUT / "tests"), included
 
 
+def test_no_line_of_code_that_is_run_is_wider_than_the_page() -> None:
+    """102 characters at 1280 pixels (_static/pages.css); what stands behind them would have to be scrolled to."""
+    for page in DOCS.rglob("*.rst"):
+        shown = False
+        for line in page.read_text(encoding="utf-8").splitlines():
+            shown = line.lstrip().startswith(".. testcode::") or (shown and (not line or line.startswith(" ")))
+            assert not shown or len(line) <= 3 + 102, f"{page.name}: {line}"
+
+
 # --- the reference is complete ---
 
 
@@ -252,6 +261,6 @@ def test_what_the_pages_show_of_a_connection_is_in_the_reference() -> None:
     shown = {
         name
         for page in DOCS.rglob("*.rst")
-        for name in re.findall(r"(?<![\w./])connection\.([a-z_]+)", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"(?<![\w./])connection\.([a-z_0-9]+)", page.read_text(encoding="utf-8"))
     }
     assert shown - {"wire"} <= public

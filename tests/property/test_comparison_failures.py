@@ -429,7 +429,7 @@ def test_CT32_the_password_in_the_log_of_a_login(
     said(
         "is printed" if hidden in printed.getvalue() else "?",
         "there is no log" if not told else "?",
-        "is ***" if not any(hidden in text or "secret" in text for text in ours_told) else "?",
+        "is hidden" if not any(hidden in text or "secret" in text for text in ours_told) else "?",
     )
 
 
