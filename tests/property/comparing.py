@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 import smtplib
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,26 +38,32 @@ def old(server: Any, **options: Any) -> smtplib.SMTP:
     return smtplib.SMTP(server.host, server.port, local_hostname="client.test", **{"timeout": 20, **options})
 
 
-def with_asyncio(
-    server: Any, work: Callable[[aiosmtplib.SMTP], Awaitable[T]], *, connected: bool = True, **options: Any
-) -> T:
-    """What the coroutine function gives for a client that is connected, unless it is to connect by itself."""
+def with_asyncio(server: Any, work: Callable[[aiosmtplib.SMTP], Awaitable[T]], **options: Any) -> T:
+    """What the coroutine function gives for a client that is connected."""
 
     async def run() -> T:
-        client = aiosmtplib.SMTP(
-            hostname=server.host,
-            port=server.port,
-            local_hostname="client.test",
-            **{"timeout": 20, "start_tls": False, **options},
-        )
-        if connected:
-            await client.connect()
+        settings = {"timeout": 20, "start_tls": False, "local_hostname": "client.test", **options}
+        client = aiosmtplib.SMTP(hostname=server.host, port=server.port, **settings)
         try:
+            await client.connect()
             return await work(client)
         finally:
+            transport = client.transport
             client.close()
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
 
-    return asyncio.run(run())
+    return run_and_sweep(run())
+
+
+def run_and_sweep(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine; what sockets of asyncio's it leaves to the collector are collected here, in silence."""
+    try:
+        return asyncio.run(work)
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def ours(server: Any, mode: TlsMode = TlsMode.NONE, **options: Any) -> SmtpConnection:

@@ -52,6 +52,7 @@ from .comparing import (
     old,
     ours,
     outcome,
+    run_and_sweep,
     with_asyncio,
 )
 from .examples import aiosmtplib_one
@@ -355,7 +356,7 @@ def test_DO3_the_example_of_the_migration_page_sends(authority: TestAuthority) -
     with LoopbackServer(tls="starttls", ca=authority, auth={"anna": "secret"}) as server:
         server.refuse(CARLA, "550 5.1.1 No such user")
         context = ssl.create_default_context(cafile=authority.path)
-        text, refused = asyncio.run(aiosmtplib_one.send(message, server.host, server.port, "anna", "secret", context))
+        text, refused = run_and_sweep(aiosmtplib_one.send(message, server.host, server.port, "anna", "secret", context))
         assert server.mails[0].recipients == [BEN]
     assert refused == [CARLA]
     assert "queued" in text
