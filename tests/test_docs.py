@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -101,6 +103,32 @@ def test_every_block_of_python_in_the_pages_is_run_or_taken_from_a_test() -> Non
         assert not re.search(r"^ *\.\. (?:code-block|code|sourcecode):: *(?:py|pycon|$)", text, re.MULTILINE), page.name
         for included in re.findall(r"^\.\. literalinclude:: (\S+)", text, re.MULTILINE):
             assert (page.parent / included).resolve().is_relative_to(CHECKOUT / "tests"), included
+
+
+def test_no_line_of_code_that_is_run_is_wider_than_the_page() -> None:
+    """102 characters at 1280 pixels (_static/pages.css); what stands behind them would have to be scrolled to."""
+    for page in DOCS.rglob("*.rst"):
+        shown = False
+        for line in page.read_text(encoding="utf-8").splitlines():
+            shown = line.lstrip().startswith(".. testcode::") or (shown and (not line or line.startswith(" ")))
+            assert not shown or len(line) <= 3 + 102, f"{page.name}: {line}"
+
+
+def blocks_of(page: str, *directives: str) -> list[str]:
+    """The contents of the blocks of these kinds, without their indentation."""
+    kinds = "|".join(directives)
+    found = re.findall(rf"^\.\. (?:{kinds})::\n((?:\n|   .*\n)+)", text_of(page) + "\n", re.MULTILINE)
+    return [inspect.cleandoc(text.replace("\n   ", "\n")) for text in found]
+
+
+@pytest.mark.parametrize("name", ["first-message", "threads", "lmtp"])
+def test_a_tutorial_runs_when_its_blocks_are_copied_one_after_the_other(name: str) -> None:
+    """DO1: with nothing else; elsewhere in the pages a server is there already."""
+    page = f"tutorial/{name}.rst"
+    program = "\n".join(blocks_of(page, "testcode"))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=50)
+    assert done.stderr == ""
+    assert done.stdout.split("\n") == [*"\n".join(blocks_of(page, "testoutput")).split("\n"), ""]
 
 
 # --- the reference is complete ---
@@ -252,6 +280,6 @@ def test_what_the_pages_show_of_a_connection_is_in_the_reference() -> None:
     shown = {
         name
         for page in DOCS.rglob("*.rst")
-        for name in re.findall(r"(?<![\w./])connection\.([a-z_]+)", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"(?<![\w./])connection\.([a-z_0-9]+)", page.read_text(encoding="utf-8"))
     }
     assert shown - {"wire"} <= public

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Pipelining(enum.IntEnum):
-    """How far commands run ahead of their replies (D15), in rising order.
+    """How far commands run ahead of their replies, in rising order.
 
     `OFF`: one command at a time. `GROUPED` (default): MAIL, RCPT and DATA in one flight where the server offers
     PIPELINING (RFC 2920). `PREFETCH`: `send_many` puts the next envelope behind the end of data. `BURST`: whole BDAT

@@ -94,7 +94,7 @@ class Recipient:
 
     @property
     def key(self) -> tuple[tuple[bytes, bytes], RcptParams]:
-        """Equal for recipients that are sent once (D18): the same path with the same parameters."""
+        """Equal for recipients that are sent once: the same path with the same parameters."""
         return self.path.key, self.params
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -6,11 +6,44 @@ With SMTPCONN_EXPLORE=1 others are looked for, and more of them; hypothesis then
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from smtpconn.testing import LoopbackServer, TestAuthority
+
+from .comparing import ROWS, Said
 
 settings.register_profile(
     "ci", max_examples=500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("explore", settings.get_profile("ci"), max_examples=5_000, derandomize=False)
 settings.load_profile("explore" if "SMTPCONN_EXPLORE" in os.environ else "ci")
+
+
+@pytest.fixture
+def said(request: pytest.FixtureRequest) -> Iterator[Said]:
+    """Compares what was measured, of smtplib, aiosmtplib and smtpconn, with the row that the test's name names."""
+    (name,) = re.findall(r"_(CT\d+)_", request.node.name)
+    measured = []
+
+    def compare(by_smtplib: str, by_aiosmtplib: str, by_smtpconn: str) -> None:
+        measured.append((by_smtplib, by_aiosmtplib, by_smtpconn))
+        assert measured[-1] == ROWS[name]
+
+    yield compare
+    assert len(measured) == 1
+
+
+@pytest.fixture(scope="session")
+def authority() -> Iterator[TestAuthority]:
+    with TestAuthority() as made:
+        yield made
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackServer]:
+    with LoopbackServer() as running:
+        yield running
