@@ -18,9 +18,7 @@ from .spec_index import _globals, _labels
 
 TESTS = Path(__file__).parent
 
-NOT_YET: dict[str, str] = {
-    "NN24": "no environment of the tests has gevent or a free-threaded interpreter",
-}
+NOT_YET: dict[str, str] = {}
 
 _GROUPS = "AK|NN|SEC|OB|BR|IN|LM|TC|ST"
 _CITATION = re.compile(rf"(?<![A-Za-z0-9/=+%-])((?:{_GROUPS})\d{{1,2}})(?:-((?:{_GROUPS})\d{{1,2}}))?(?![A-Za-z0-9])")

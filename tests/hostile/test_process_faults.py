@@ -102,7 +102,7 @@ def test_NN6_NN13_who_waits_for_an_interrupted_call_gets_the_lock_and_a_dead_con
 
 
 def test_NN10_no_line_of_the_library_asks_the_clock_of_the_wall() -> None:
-    """What a test server writes into its mails' headers is no deadline."""
+    """What a test server writes into its mails' headers is no deadline, nor is the moment in a claim, for people."""
     package = Path(smtpconn.__file__).parent
     asked = []
     for module in package.rglob("*.py"):
@@ -112,8 +112,8 @@ def test_NN10_no_line_of_the_library_asks_the_clock_of_the_wall() -> None:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 name = f"{node.value.id}.{node.attr}"
                 if name in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "time.localtime"):
-                    asked.append(f"{module.relative_to(package)}: {name}")
-    assert asked == []
+                    asked.append(f"{module.relative_to(package).as_posix()}: {name}")
+    assert asked == ["contrib/claims.py: time.time"]
 
 
 @pytest.mark.parametrize("leap", [86_400.0, -86_400.0])
