@@ -112,17 +112,18 @@ class Driver:
         if step.droppable and not budget.leaves_reserve():
             self._spared = _no_time_left()
             raise self._spared
-        exchange = self._exchange_ahead if step.ahead else self._exchange
         if self._heard is None:
-            return exchange(step, budget)
+            return self._exchange(step, budget)
         try:
-            return exchange(step, budget)
+            return self._exchange(step, budget)
         finally:
             # Not before all of the flight is settled: a handler that blocks must not use up the time of a final reply.
             heard, self._heard = self._heard, []
             self.journal.heard(heard)
 
     def _exchange(self, step: Step, budget: Budget) -> Sequence[Reply]:
+        if step.ahead:
+            return self._exchange_ahead(step, budget)
         self._write(step, budget)
         return self._read(step, budget)
 
@@ -142,16 +143,24 @@ class Driver:
             raise
 
     def _read(self, step: Step, budget: Budget) -> Sequence[Reply]:
-        session = self.session
-        owed = session.ledger.owed
+        session, observe = self.session, self.observe
+        ledger, next_reply = session.ledger, session.parser.next_reply
+        owed = ledger.owed
         count = judging.owed_to(session, step)
-        commits = count == len(owed) and any(entry.end is not None for entry in owed)
+        commits = count == len(owed) and [entry for entry in owed if entry.end is not None]
         room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
         for _ in range(count):
-            entry = session.ledger.head()
-            reply = self._parsed(entry.kind) or self._awaited(entry, budget)
-            judging.settle(session, entry, reply, room, self.observe)
+            entry = owed[0] if owed[0].more is None else ledger.head()
+            try:
+                reply = next_reply()
+            except MalformedReplyError as error:
+                raise judging.malformed(entry.kind, error) from error
+            if reply is None:
+                reply = self._awaited(entry, budget)
+            elif self._heard is not None:
+                self._heard.append((entry.kind.stage, reply))
+            judging.settle(session, entry, reply, room, observe)
             if room is not None:
                 room -= len(reply.raw)
             replies.append(reply)
@@ -169,12 +178,11 @@ class Driver:
         ledger, octets = self.session.ledger, step.octets
         total = len(octets)
         kind = judging.writing_kind(step)
-        if total and not judging.awaits_reply(self.session):
+        if total and not (ledger.owed and judging.awaits_reply(self.session)) and not self.is_quiet():
             self._look(kind)
         if self._heard is not None:
             self.journal.writing(step)
-        for entry in step.expects:
-            ledger.enter(entry)
+        ledger.enter(*step.expects)
         if not total:
             return
         commits = [entry.end for entry in ledger.owed if entry.end is not None]
@@ -185,10 +193,11 @@ class Driver:
             while sent < end:
                 if sent:
                     if not judging.awaits_reply(self.session):
-                        self._look(BODY)
+                        if not self.is_quiet():
+                            self._look(BODY)
                     elif step.ahead:
                         self._take_in()  # EN3: a server that cannot write does not read
-                if commits and self._would_commit(commits, end - sent) and not budget.leaves_reserve():
+                if commits and not budget.leaves_reserve() and self._would_commit(commits, end - sent):
                     raise _no_time_left()
                 sent += self._send(view[sent:end], step, deadline)
 
@@ -345,9 +354,7 @@ class Driver:
             session.closing = reply
 
     def _look(self, kind: Kind) -> None:
-        """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""
-        if self.is_quiet():
-            return
+        """BR1: the line is not silent before a write made while nothing is owed: what is there answers no command."""
         cause: OSError | None = None
         ended: str | None = None
         try:

@@ -23,6 +23,8 @@ from smtpconn.protocol.session import Session
 
 _REPLIES, _PER_REPLY = 65_536, 512  # octets of all replies to one flight of a mail, and more for each (CN6)
 
+_FAREWELLS = frozenset({421, 221})
+
 Observer = Callable[[Entry], None]
 
 
@@ -58,7 +60,7 @@ def settle(session: Session, entry: Entry, reply: Reply, room: int | None, obser
     kind, code = entry.kind, reply.code
     if room is not None and len(reply.raw) > room:
         raise too_much(kind)
-    leaves = (code == 421 or code == 221) and kind is not QUIT
+    leaves = code in _FAREWELLS and kind is not QUIT
     if leaves:
         session.closing = reply
     elif code not in kind.codes:

@@ -262,8 +262,15 @@ class ReplyParser:
         if not self._buffer:
             return None
         if self._failure is None:
-            if not self._scanned and self.redact is None and (reply := self._usual()) is not None:
-                return reply
+            if not self._scanned and self.redact is None:
+                reply = self._again
+                if reply is None or not self._buffer.startswith(reply.raw):
+                    reply = self._usual()
+                if reply is not None:
+                    end = len(reply.raw)
+                    del self._buffer[:end]
+                    self._consumed += end
+                    return reply
             try:
                 return self._next()
             except _UnreadableError:
@@ -281,17 +288,12 @@ class ReplyParser:
 
     def _usual(self) -> Reply | None:
         """The reply that the buffer begins with, if all of it is there and it is as most are."""
-        buffer, reply = self._buffer, self._again
-        if reply is None or not buffer.startswith(reply.raw):
-            found = _USUAL.match(buffer)
-            if not found or found.end() > self.limit:
-                return None
-            raw, code = found.group(0, 1)
-            self._again = reply = self._known.get(raw) or self._learn(_CODES[code], raw)
-        end = len(reply.raw)
-        del buffer[:end]
-        self._consumed += end
-        return reply
+        found = _USUAL.match(self._buffer)
+        if not found or found.end() > self.limit:
+            return None
+        raw, code = found.group(0, 1)
+        self._again = self._known.get(raw) or self._learn(_CODES[code], raw)
+        return self._again
 
     def _learn(self, code: int, raw: bytes) -> Reply:
         """Most replies of a session are the same few: one object each."""

@@ -17,29 +17,33 @@ from smtpconn.protocol.session import Session
 
 UNKNOWN_COMMAND = frozenset({500, 502, 504})  # to BDAT: its octets may be taken for commands
 
+_POSITIVE = frozenset(range(200, 300))
+_TAKEN = _POSITIVE - {221}  # that one is a farewell (BR2)
+
 _Verdict = tuple[Delivery, "Reply | None", "str | None"]
 
 
 class Verdicts:
     """The entries of one mail, and what they say of each recipient, at any moment."""
 
+    rset: Entry | None = None
+    data: Entry | None = None
+    rset_folded = False  # RSET shares a flight with MAIL
+    in_burst = False  # its message was written before the reply to its MAIL
+    contaminated = False  # the end of data was accepted though the envelope was not (DT20)
+    announced = False  # its envelope was written behind the end of data in front of it
+    out_of_step: Entry | None = None  # the first RCPT that was answered 503
+    source_failed = False  # the caller's body source raised
+    misaligned = False  # a surplus reply: whose reply is whose is not known any more
+
     def __init__(self, outgoing: Outgoing, session: Session) -> None:
         self.outgoing = outgoing
         self.session = session
-        self.rset: Entry | None = None
         self.mail = Entry(MAIL)
         self.rcpts = [Entry(RCPT) for _ in outgoing.rcpt_lines]
-        self.data: Entry | None = None
         self.chunks: list[Entry] = []
         self.ends: list[Entry] = []
-        self.rset_folded = False  # RSET shares a flight with MAIL
         self.accepted: dict[int, int] = {}  # the place of each accepted RCPT -> its position among them
-        self.in_burst = False  # its message was written before the reply to its MAIL
-        self.contaminated = False  # the end of data was accepted though the envelope was not (DT20)
-        self.announced = False  # its envelope was written behind the end of data in front of it
-        self.out_of_step: Entry | None = None  # the first RCPT that was answered 503
-        self.source_failed = False  # the caller's body source raised
-        self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
 
     @property
     def envelope(self) -> list[Entry]:
@@ -50,6 +54,11 @@ class Verdicts:
     def entries(self) -> list[Entry]:
         """All entries of its, in order."""
         return [*self.envelope, *self.chunks, *self.ends]
+
+    def _note_accepted(self) -> None:
+        """The replies to the RCPTs are in."""
+        places = [place for place, entry in enumerate(self.rcpts) if entry.reply and entry.reply.code in _POSITIVE]
+        self.accepted = {place: position for position, place in enumerate(places)}
 
     @property
     def begun(self) -> bool:
@@ -98,9 +107,9 @@ class Verdicts:
 
         They leave the verdict in doubt where it could be theirs.
         """
-        replies, cut, garbage = self.session.surplus("octets behind the final reply")
-        if not replies and not cut and not garbage:
+        if not self.session.parser.pending:
             return
+        replies, cut, garbage = self.session.surplus("octets behind the final reply")
         if not cut and not garbage and all(reply.code in (421, 221) for reply in replies):
             self.session.closing = replies[-1]
         elif following is None:
@@ -130,9 +139,19 @@ class Verdicts:
 
     def results(self) -> tuple[RecipientResult, ...]:
         """What is known of every recipient given, in order."""
-        of_all = self._first_refused((self.data, *self.chunks))
-        verdicts = [self._verdict(place, self._refused_by(place, of_all)) for place in range(len(self.rcpts))]
-        pairs = zip(self.outgoing.recipients, self.outgoing.given, strict=True)
+        outgoing, accepted, ends = self.outgoing, self.accepted, self.ends
+        of_all = self._first_refused((self.data, *self.chunks)) if self.data or self.chunks else None
+        doubtful = self.contaminated or self.misaligned or of_all is not None or is_refused(self.mail)
+        is_lmtp = self.session.is_lmtp
+        verdicts: list[_Verdict] = []
+        for place in range(len(self.rcpts)):
+            if ends and not doubtful and place in accepted:
+                end = ends[accepted[place] if is_lmtp else 0]
+                if end.reply is not None and end.reply.code in _TAKEN:
+                    verdicts.append((Delivery.DELIVERED, end.reply, end.kind.stage))
+                    continue
+            verdicts.append(self._verdict(place, self._refused_by(place, of_all)))
+        pairs = zip(outgoing.recipients, outgoing.given, strict=True)
         return tuple([RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs])
 
     def _verdict(self, place: int, refused: Entry | None) -> _Verdict:
@@ -218,17 +237,17 @@ class Verdicts:
 
 def is_positive(entry: Entry) -> bool:
     """True if a 2yz was read."""
-    return entry.reply is not None and 200 <= entry.reply.code <= 299
+    return entry.reply is not None and entry.reply.code in _POSITIVE
 
 
 def is_refused(entry: Entry | None) -> bool:
     """True if a 4yz or 5yz was read."""
-    return entry is not None and code_of(entry) >= 400
+    return entry is not None and entry.reply is not None and entry.reply.code >= 400
 
 
 def delivers(entry: Entry) -> bool:
     """True if this final reply takes responsibility: 2yz, but 221 is a farewell (BR2)."""
-    return entry.reply is not None and 200 <= entry.reply.code <= 299 and entry.reply.code != 221
+    return entry.reply is not None and entry.reply.code in _TAKEN
 
 
 def code_of(entry: Entry | None) -> int:
