@@ -15,7 +15,7 @@ from typing import NoReturn
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.journal import Journal
 from smtpconn.protocol import judging
-from smtpconn.protocol.body import SLICE
+from smtpconn.protocol.body import LONG_SLICE, SLICE
 from smtpconn.protocol.errors import (
     ConnectionLostError,
     ProtocolError,
@@ -150,7 +150,7 @@ class Driver:
         commits = count == len(owed) and [entry for entry in owed if entry.end is not None]
         room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
-        for _ in range(count):
+        while len(replies) < count:
             entry = owed[0] if owed[0].more is None else ledger.head()
             try:
                 reply = next_reply()
@@ -161,9 +161,15 @@ class Driver:
             elif self._heard is not None:
                 self._heard.append((entry.kind.stage, reply))
             judging.settle(session, entry, reply, room, observe)
-            if room is not None:
-                room -= len(reply.raw)
             replies.append(reply)
+            if room is None:
+                continue
+            room -= len(reply.raw)
+            if owed and owed[0].kind is entry.kind and observe is None and self._heard is None:
+                most = min(count - len(replies), room // len(reply.raw))
+                alike = judging.settle_alike(session, entry.kind, reply, most)
+                room -= alike * len(reply.raw)
+                replies += [reply] * alike
         if commits:
             try:  # noqa: SIM105  # once for each mail, and suppress() costs as much as the look
                 self._take_in()  # OS, LS: a surplus that is there already belongs to this end of data (AN1)
@@ -175,10 +181,10 @@ class Driver:
 
     def _write(self, step: Step, budget: Budget) -> None:
         """Write the octets of a step in slices, counting what is taken."""
-        ledger, octets = self.session.ledger, step.octets
-        total = len(octets)
+        session, octets = self.session, step.octets
+        ledger, total = session.ledger, len(octets)
         kind = judging.writing_kind(step)
-        if total and not (ledger.owed and judging.awaits_reply(self.session)) and not self.is_quiet():
+        if total and not (ledger.owed and judging.awaits_reply(session)) and not self.is_quiet():
             self._look(kind)
         if self._heard is not None:
             self.journal.writing(step)
@@ -186,20 +192,28 @@ class Driver:
         if not total:
             return
         commits = [entry.end for entry in ledger.owed if entry.end is not None]
+        phase = BODY.phase if commits else kind.phase
         view, sent = octets if total <= SLICE else memoryview(octets), 0
         while sent < total:
             end = min(sent + SLICE, total)
-            deadline = budget.phase(BODY.phase if commits else kind.phase)
+            deadline = budget.phase(phase)
             while sent < end:
                 if sent:
-                    if not judging.awaits_reply(self.session):
-                        if not self.is_quiet():
-                            self._look(BODY)
-                    elif step.ahead:
-                        self._take_in()  # EN3: a server that cannot write does not read
-                if commits and not budget.leaves_reserve() and self._would_commit(commits, end - sent):
+                    self._look_between(step)
+                reach = end
+                if end < total and not self._would_commit(commits, LONG_SLICE):
+                    reach = min(sent + LONG_SLICE, total)
+                elif commits and not budget.leaves_reserve() and self._would_commit(commits, end - sent):
                     raise _no_time_left()
-                sent += self._send(view[sent:end], step, deadline)
+                sent += self._send(view[sent:reach], step, deadline)
+
+    def _look_between(self, step: Step) -> None:
+        """The look in front of each further slice."""
+        if not judging.awaits_reply(self.session):
+            if not self.is_quiet():
+                self._look(BODY)
+        elif step.ahead:
+            self._take_in()  # EN3: a server that cannot write does not read
 
     def _would_commit(self, commits: Sequence[int], octets: int) -> bool:
         """True if the next so many octets hold a commit point."""
@@ -243,10 +257,21 @@ class Driver:
 
     def _awaited(self, entry: Entry, budget: Budget) -> Reply:
         """The reply to the entry at the head, which is not all there yet, within the limit of its phase."""
-        kind = entry.kind
+        kind, parser, transport = entry.kind, self.session.parser, self.transport
         deadline = budget.phase(kind.phase) if not entry.announced else self._ahead_until(kind)
         while True:
-            self._receive(kind, deadline)
+            left = deadline.remaining()
+            if left is not None and left <= 0.0:
+                raise _timed_out(kind.stage)
+            try:
+                octets = transport.recv(RECEIVE, left)
+            except OSError as error:
+                if _is_ours(error):
+                    raise _timed_out(kind.stage) from error
+                raise judging.lost(self.session, kind, f"connection lost: {error}") from error
+            if not octets:
+                raise judging.lost(self.session, kind, "the server closed the connection")
+            parser.feed(octets)
             reply = self._parsed(kind)
             if reply is not None:
                 return reply
@@ -315,21 +340,6 @@ class Driver:
         if reply is not None and self._heard is not None:
             self._heard.append((kind.stage, reply))
         return reply
-
-    def _receive(self, kind: Kind, deadline: Deadline) -> None:
-        """One read into the parser."""
-        left = deadline.remaining()
-        if left is not None and left <= 0.0:
-            raise _timed_out(kind.stage)
-        try:
-            octets = self.transport.recv(RECEIVE, left)
-        except OSError as error:
-            if _is_ours(error):
-                raise _timed_out(kind.stage) from error
-            raise judging.lost(self.session, kind, f"connection lost: {error}") from error
-        if not octets:
-            raise judging.lost(self.session, kind, "the server closed the connection")
-        self.session.parser.feed(octets)
 
     # --- the look ---
 

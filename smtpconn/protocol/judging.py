@@ -6,6 +6,7 @@ what is not exactly the reply that was owed is an error, and the class of an err
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from smtpconn.protocol.errors import (
@@ -70,6 +71,22 @@ def settle(session: Session, entry: Entry, reply: Reply, room: int | None, obser
         observe(entry)
     if leaves and kind is not LMTP_END:  # L1: over LMTP it speaks of one recipient, the other final replies are read on
         raise goodbye(session, kind, reply)
+
+
+def settle_alike(session: Session, kind: Kind, reply: Reply, most: int) -> int:
+    """Settle at most so many more entries by the same reply, without a second judgement; how many.
+
+    These are the entries of the kind that was just settled by this reply, for each of which it stands there again,
+    octet for octet: a group of RCPTs has the same answer many times.
+    """
+    run = 0
+    for entry in itertools.islice(session.ledger.owed, most):
+        if entry.kind is not kind or entry.more is not None:
+            break
+        run += 1
+    count = session.parser.next_alike(reply, run)
+    session.ledger.settle_alike(reply, count)
+    return count
 
 
 def malformed(kind: Kind, error: MalformedReplyError) -> ProtocolError:

@@ -131,6 +131,11 @@ class Ledger:
         entry.reply = self.last = reply
         return entry
 
+    def settle_alike(self, reply: Reply, count: int) -> None:
+        """Give the reply that was settled last to so many more entries at the head."""
+        for _ in range(count):
+            self.owed.popleft().reply = reply
+
     def head(self) -> Entry:
         """The entry that the next reply settles."""
         entry = self.owed[0]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
-from smtpconn.protocol.address import ForwardPath, ReversePath
+from smtpconn.protocol.address import ForwardPath, ReversePath, exact_text
 from smtpconn.protocol.body import canonical
 from smtpconn.protocol.errors import InvalidInputError
 from smtpconn.protocol.params import (
@@ -136,13 +136,11 @@ def recipients_of(given: object) -> tuple[Recipient, ...]:
 
 def sender_of(given: object) -> ReversePath:
     """The sender argument of a send verb: a `str` or `ReversePath`; `""` is the null path."""
-    if type(given) is str:  # a subclass may compare as it likes
-        return _known_sender(given)
     if isinstance(given, ReversePath):
         return given
     if not isinstance(given, str):
         raise TypeError(f"sender must be a str or ReversePath, not {type(given).__name__}; the null path is ''")
-    return ReversePath(given)
+    return _known_sender(exact_text("sender", given))
 
 
 @functools.lru_cache(maxsize=64)

@@ -278,6 +278,18 @@ class ReplyParser:
         assert self._failure is not None
         raise self._failure
 
+    def next_alike(self, reply: Reply, most: int) -> int:
+        """Take at most so many further replies that are, octet for octet, the one that was given last; how many."""
+        raw, end, count = reply.raw, 0, 0
+        if self._scanned or self.redact is not None:
+            return 0
+        while count < most and self._buffer.startswith(raw, end):
+            end += len(raw)
+            count += 1
+        del self._buffer[:end]
+        self._consumed += end
+        return count
+
     def _next(self) -> Reply | None:
         while True:
             end = self._line_end()
