@@ -8,6 +8,7 @@ listens (BR16).
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -147,7 +148,7 @@ class Driver:
         ledger, next_reply = session.ledger, session.parser.next_reply
         owed = ledger.owed
         count = judging.owed_to(session, step)
-        commits = count == len(owed) and [entry for entry in owed if entry.end is not None]
+        commits = count == len(owed) and ledger.commits
         room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
         while len(replies) < count:
@@ -191,7 +192,7 @@ class Driver:
         ledger.enter(*step.expects)
         if not total:
             return
-        commits = [entry.end for entry in ledger.owed if entry.end is not None]
+        commits = ledger.commits
         phase = BODY.phase if commits else kind.phase
         view, sent = octets if total <= SLICE else memoryview(octets), 0
         while sent < total:
@@ -218,7 +219,8 @@ class Driver:
     def _would_commit(self, commits: Sequence[int], octets: int) -> bool:
         """True if the next so many octets hold a commit point."""
         taken = self.session.ledger.taken
-        return any(taken < commit <= taken + octets for commit in commits)
+        place = bisect.bisect_right(commits, taken)
+        return place < len(commits) and commits[place] <= taken + octets
 
     def _send(self, part: bytes | memoryview, step: Step, deadline: Deadline) -> int:
         ledger = self.session.ledger

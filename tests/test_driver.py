@@ -161,7 +161,7 @@ def test_LM8_no_write_is_larger_than_a_slice(chunking: bool, as_stream: bool) ->
 def test_BR22_a_long_write_holds_no_commit_point(chunking: bool) -> None:
     """An interrupt in one leaves nothing in doubt, whichever of them it is."""
     for slices in range(2 * LONG_SLICE // SLICE - 1):
-        said = [(), OK, OK, *([] if chunking else [GO]), OK]
+        said: list[Any] = [(), OK, OK, *([] if chunking else [GO]), OK]
         made = Rig(ScriptedTransport(said, release="line", accept=slices * SLICE + 200, then=KeyboardInterrupt))
         made.send(b"x" * (2 * LONG_SLICE), chunking=chunking)
         assert isinstance(made.error, KeyboardInterrupt)

@@ -30,7 +30,10 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _WIDE = r"\u0080-\U0010ffff"  # read behind `refuse_controls`, which leaves no C1 and no surrogate in it
 
-_USUAL_MAILBOX = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@{_LABEL}(?:\.{_LABEL})*")
+_USUAL_MAILBOX = re.compile(
+    rf"(?=[^@]{{1,{LOCAL_PART_LIMIT}}}@)(?!.{{{ADDRESS_LIMIT + 1}}})"
+    rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@{_LABEL}(?:\.{_LABEL})*"
+)
 _USUAL_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _HOST_NAME = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
 _DOT_STRING = re.compile(rf"[{_ATEXT}{_WIDE}]+(?:\.[{_ATEXT}{_WIDE}]+)*")
@@ -221,19 +224,13 @@ def check_host(text: str, *, argument: str = "host") -> str:
     return name
 
 
-def _is_usual(text: str) -> bool:
-    """True for a plain ASCII mailbox."""
-    fits = len(text) <= ADDRESS_LIMIT and text.find("@") <= LOCAL_PART_LIMIT
-    return fits and _USUAL_MAILBOX.fullmatch(text) is not None
-
-
 def check_mailbox(argument: str, text: str) -> str:
     """What of the text is the mailbox: a source route in front is dropped (F84, F84c, F84d).
 
     Raises:
         InvalidInputError: it is no mailbox.
     """
-    if _is_usual(text):
+    if _USUAL_MAILBOX.fullmatch(text):
         return text
     _check_whole(argument, text)
     mailbox = _without_route(argument, text)
@@ -391,7 +388,7 @@ class ForwardPath(_Path):
 
     def __init__(self, address: str, *, local: bool = False) -> None:
         mailbox = address
-        if local is not False or type(address) is not str or not _is_usual(address):
+        if local is not False or type(address) is not str or not _USUAL_MAILBOX.fullmatch(address):
             address = exact_text("recipient", address)
             mailbox = _forward_mailbox(address, local)
         _put_address(self, address)

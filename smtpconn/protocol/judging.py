@@ -79,11 +79,10 @@ def settle_alike(session: Session, kind: Kind, reply: Reply, most: int) -> int:
     These are the entries of the kind that was just settled by this reply, for each of which it stands there again,
     octet for octet: a group of RCPTs has the same answer many times.
     """
-    run = 0
-    for entry in itertools.islice(session.ledger.owed, most):
-        if entry.kind is not kind or entry.more is not None:
-            break
-        run += 1
+    kinds = [entry.more is None and entry.kind for entry in itertools.islice(session.ledger.owed, most)]
+    run = kinds.count(kind)
+    if run < len(kinds):
+        run = next(place for place, each in enumerate(kinds) if each is not kind)
     count = session.parser.next_alike(reply, run)
     session.ledger.settle_alike(reply, count)
     return count

@@ -79,11 +79,11 @@ class Recipient:
     params: RcptParams
 
     def __init__(self, path: str | ForwardPath, params: RcptParams = NO_RCPT_PARAMS) -> None:
-        if not isinstance(path, ForwardPath):
-            if not isinstance(path, str):
-                raise TypeError(f"a recipient must be a str or ForwardPath, not {type(path).__name__}")
+        if isinstance(path, str):
             path = ForwardPath(path)
-        if not isinstance(params, RcptParams):
+        elif not isinstance(path, ForwardPath):
+            raise TypeError(f"a recipient must be a str or ForwardPath, not {type(path).__name__}")
+        if params is not NO_RCPT_PARAMS and not isinstance(params, RcptParams):
             raise TypeError(f"params of a Recipient must be RcptParams, not {type(params).__name__}")
         _put_path(self, path)
         _put_params(self, params)

@@ -6,6 +6,7 @@ know what is written when (`transaction` and `burst` do). The verdicts are the s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from smtpconn.protocol.envelope import Outgoing
@@ -58,7 +59,7 @@ class Verdicts:
     def _note_accepted(self) -> None:
         """The replies to the RCPTs are in."""
         places = [place for place, entry in enumerate(self.rcpts) if entry.reply and entry.reply.code in _POSITIVE]
-        self.accepted = {place: position for position, place in enumerate(places)}
+        self.accepted = dict(zip(places, itertools.count(), strict=False))
 
     @property
     def begun(self) -> bool:
@@ -139,18 +140,16 @@ class Verdicts:
 
     def results(self) -> tuple[RecipientResult, ...]:
         """What is known of every recipient given, in order."""
-        outgoing, accepted, ends = self.outgoing, self.accepted, self.ends
-        of_all = self._first_refused((self.data, *self.chunks)) if self.data or self.chunks else None
-        doubtful = self.contaminated or self.misaligned or of_all is not None or is_refused(self.mail)
-        is_lmtp = self.session.is_lmtp
-        verdicts: list[_Verdict] = []
-        for place in range(len(self.rcpts)):
-            if ends and not doubtful and place in accepted:
-                end = ends[accepted[place] if is_lmtp else 0]
-                if end.reply is not None and end.reply.code in _TAKEN:
-                    verdicts.append((Delivery.DELIVERED, end.reply, end.kind.stage))
-                    continue
-            verdicts.append(self._verdict(place, self._refused_by(place, of_all)))
+        outgoing, ends, count = self.outgoing, self.ends, len(self.rcpts)
+        stands = not (self.contaminated or self.misaligned or self.chunks or is_refused(self.data))
+        if stands and is_positive(self.mail) and len(self.accepted) == count and ends and all(map(delivers, ends)):
+            # Everybody has it: most mails are so, and no question is to be asked about each recipient.
+            replies = [end.reply for end in ends] if self.session.is_lmtp else [ends[0].reply] * count
+            replies = [replies[place] for place in outgoing.given]
+            many = itertools.repeat
+            return tuple(map(RecipientResult, outgoing.recipients, many(Delivery.DELIVERED), replies, many(END.stage)))
+        of_all = self._first_refused((self.data, *self.chunks))
+        verdicts = [self._verdict(place, self._refused_by(place, of_all)) for place in range(count)]
         pairs = zip(outgoing.recipients, outgoing.given, strict=True)
         return tuple([RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs])
 
