@@ -274,6 +274,7 @@ class Driver:
             if not octets:
                 raise judging.lost(self.session, kind, "the server closed the connection")
             parser.feed(octets)
+            del octets  # SEC2: it may be an echo of our secret, and what is parsed may raise
             reply = self._parsed(kind)
             if reply is not None:
                 return reply

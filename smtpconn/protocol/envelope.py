@@ -177,6 +177,8 @@ def refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
 
 def _merge(recipients: Sequence[Recipient]) -> tuple[list[int], list[Recipient]]:
     """D18: for each recipient given the index of its RCPT, and the recipients that go on the wire."""
+    if len(recipients) == 1:
+        return [0], [recipients[0]]
     # Paths that are the same differ in the case of letters at most.
     if len({recipient.path.mailbox.lower() for recipient in recipients}) == len(recipients):
         return list(range(len(recipients))), list(recipients)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
-from smtpconn.protocol.address import ForwardPath, ReversePath, exact_text
+from smtpconn.protocol.address import ForwardPath, ReversePath, exact_text, setter_of
 from smtpconn.protocol.body import canonical
 from smtpconn.protocol.errors import InvalidInputError
 from smtpconn.protocol.params import (
@@ -111,9 +111,7 @@ class Recipient:
         return cls(ForwardPath.from_dict(data["path"]), RcptParams.from_dict(data["params"]))
 
 
-# What the constructor sets the frozen fields with: half the time of `object.__setattr__`.
-_put_path: Callable[[Recipient, ForwardPath], None] = vars(Recipient)["path"].__set__
-_put_params: Callable[[Recipient, RcptParams], None] = vars(Recipient)["params"].__set__
+_put_path, _put_params = setter_of(Recipient, "path"), setter_of(Recipient, "params")
 _RECIPIENTS_ALONE = {Recipient}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from smtpconn.protocol.address import setter_of
 from smtpconn.protocol.errors import Delivery, RecipientsRefusedError, summary
 from smtpconn.protocol.mail import Recipient
 from smtpconn.protocol.reply import Reply, safe_text
@@ -92,11 +93,8 @@ class RecipientResult:
         return cls(Recipient.from_dict(data["recipient"]), Delivery(data["delivery"]), reply, data["stage"])
 
 
-# What the constructor sets the frozen fields with: half the time of `object.__setattr__`.
-_put_recipient: Callable[[RecipientResult, Recipient], None] = vars(RecipientResult)["recipient"].__set__
-_put_delivery: Callable[[RecipientResult, Delivery], None] = vars(RecipientResult)["delivery"].__set__
-_put_reply: Callable[[RecipientResult, Reply | None], None] = vars(RecipientResult)["reply"].__set__
-_put_stage: Callable[[RecipientResult, str | None], None] = vars(RecipientResult)["stage"].__set__
+_put_recipient, _put_delivery = setter_of(RecipientResult, "recipient"), setter_of(RecipientResult, "delivery")
+_put_reply, _put_stage = setter_of(RecipientResult, "reply"), setter_of(RecipientResult, "stage")
 
 
 @dataclass(frozen=True)
