@@ -88,17 +88,15 @@ class Entry:
     entry is at the head, gives those that stand beside it (LG4).
     """
 
-    # Without slots: a mail makes two for each recipient, and each is made in half the time by what it need not set.
-    announced = False
-    more: Callable[[], Sequence[Entry]] | None = None
-    end: int | None = None  # the offset in the whole output, once entered
-    reply: Reply | None = None
+    __slots__ = ("announced", "end", "kind", "more", "offset", "reply")
 
     def __init__(self, kind: Kind, offset: int | None = None, *, announced: bool = False) -> None:
         self.kind = kind
         self.offset = offset
-        if announced:
-            self.announced = True
+        self.announced = announced
+        self.more: Callable[[], Sequence[Entry]] | None = None
+        self.end: int | None = None  # the offset in the whole output, once entered
+        self.reply: Reply | None = None
 
     def __repr__(self) -> str:
         return f"<Entry {self.kind.stage}: {self.reply or 'owed'}>"

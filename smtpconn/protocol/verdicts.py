@@ -27,24 +27,23 @@ _Verdict = tuple[Delivery, "Reply | None", "str | None"]
 class Verdicts:
     """The entries of one mail, and what they say of each recipient, at any moment."""
 
-    rset: Entry | None = None
-    data: Entry | None = None
-    rset_folded = False  # RSET shares a flight with MAIL
-    in_burst = False  # its message was written before the reply to its MAIL
-    contaminated = False  # the end of data was accepted though the envelope was not (DT20)
-    announced = False  # its envelope was written behind the end of data in front of it
-    out_of_step: Entry | None = None  # the first RCPT that was answered 503
-    source_failed = False  # the caller's body source raised
-    misaligned = False  # a surplus reply: whose reply is whose is not known any more
-
     def __init__(self, outgoing: Outgoing, session: Session) -> None:
         self.outgoing = outgoing
         self.session = session
+        self.rset: Entry | None = None
         self.mail = Entry(MAIL)
         self.rcpts = [Entry(RCPT) for _ in outgoing.rcpt_lines]
+        self.data: Entry | None = None
         self.chunks: list[Entry] = []
         self.ends: list[Entry] = []
+        self.rset_folded = False  # RSET shares a flight with MAIL
         self.accepted: dict[int, int] = {}  # the place of each accepted RCPT -> its position among them
+        self.in_burst = False  # its message was written before the reply to its MAIL
+        self.contaminated = False  # the end of data was accepted though the envelope was not (DT20)
+        self.announced = False  # its envelope was written behind the end of data in front of it
+        self.out_of_step: Entry | None = None  # the first RCPT that was answered 503
+        self.source_failed = False  # the caller's body source raised
+        self.misaligned = False  # a surplus reply: whose reply is whose is not known any more
 
     @property
     def envelope(self) -> list[Entry]:
