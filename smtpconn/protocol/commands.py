@@ -180,10 +180,9 @@ def rcpt(recipient: Recipient, capabilities: ServerCapabilities) -> bytes:
 def rcpts(recipients: Iterable[Recipient], capabilities: ServerCapabilities) -> list[bytes]:
     """A RCPT line for each of them."""
     limit = LINE_LIMIT + _RCPT_DSN_ADDITION if capabilities.supports_dsn else LINE_LIMIT
-    lines = [f"RCPT TO:<{each.path.mailbox}>".encode() + each.params.octets + b"\r\n" for each in recipients]
-    if all(map(_WELL_FORMED.fullmatch, lines)) and max(map(len, lines), default=0) <= limit:
-        return lines
-    return [_line("RCPT", line[:-2], limit) for line in lines]
+    return [
+        _line("RCPT", f"RCPT TO:<{each.path.mailbox}>".encode() + each.params.octets, limit) for each in recipients
+    ]
 
 
 def verbatim(line: str) -> bytes:

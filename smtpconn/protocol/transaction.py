@@ -16,7 +16,7 @@ from smtpconn.protocol.flow import Flow, Pipelining, Step, groups
 from smtpconn.protocol.ledger import CHUNK, DATA, DOT, END, LMTP_END, MAIL, RCPT, RSET, Entry
 from smtpconn.protocol.result import SendResult, refusal
 from smtpconn.protocol.session import SessionState, used_up
-from smtpconn.protocol.verdicts import UNKNOWN_COMMAND, Verdicts, code_of, delivers, is_positive, is_refused
+from smtpconn.protocol.verdicts import UNKNOWN_COMMAND, Verdicts, code_of, is_positive, is_refused
 
 GROUP = 4_096  # octets of commands without an answer (CN1): a blocking write cannot dead-lock
 WINDOW = 4  # BDAT chunks of a stream without an answer (CN4)
@@ -422,9 +422,11 @@ class Attempt(Verdicts):
         if following is None or not (following.data and 300 <= code_of(following.data) <= 399):
             # AN2: with the 354 at its place the flight is aligned, and what stands behind it is the next mail's
             self.look_for_surplus(following)
+        if self.all_deliver:
+            session.rset_owed = False
+            return self.conclusion()
         if self.has_delivered:
             session.rset_owed = False
-        if not all(map(delivers, self.ends)):
-            for entry in self.ends:
-                self._notice_used_up(entry)
+        for entry in self.ends:
+            self._notice_used_up(entry)
         return self.conclusion()

@@ -57,8 +57,10 @@ class Verdicts:
 
     def _note_accepted(self) -> None:
         """The replies to the RCPTs are in."""
-        places = [place for place, entry in enumerate(self.rcpts) if entry.reply and entry.reply.code in _POSITIVE]
-        self.accepted = dict(zip(places, itertools.count(), strict=False))
+        accepted = self.accepted = {}
+        for place, entry in enumerate(self.rcpts):
+            if entry.reply is not None and entry.reply.code in _POSITIVE:
+                accepted[place] = len(accepted)
 
     @property
     def begun(self) -> bool:
@@ -74,6 +76,12 @@ class Verdicts:
     def has_delivered(self) -> bool:
         """True if somebody got the mail."""
         return any(map(delivers, self.ends))
+
+    @property
+    def all_deliver(self) -> bool:
+        """True if every final reply was read and takes responsibility."""
+        ends = self.ends
+        return bool(ends) and delivers(ends[0]) and (len(ends) == 1 or all(map(delivers, ends)))
 
     def is_in_doubt(self, others: Sequence[Reply], *, unread: bool, garbage: bool) -> bool:
         """OS, LS, PF6: could one of these replies be the final one, and would it change the verdict?"""
@@ -141,10 +149,12 @@ class Verdicts:
         """What is known of every recipient given, in order."""
         outgoing, ends, count = self.outgoing, self.ends, len(self.rcpts)
         stands = not (self.contaminated or self.misaligned or self.chunks or is_refused(self.data))
-        if stands and is_positive(self.mail) and len(self.accepted) == count and ends and all(map(delivers, ends)):
+        if stands and is_positive(self.mail) and len(self.accepted) == count and self.all_deliver:
             # Everybody has it: most mails are so, and no question is to be asked about each recipient.
-            replies = [end.reply for end in ends] if self.session.is_lmtp else [ends[0].reply] * count
-            replies = [replies[place] for place in outgoing.given]
+            if not self.session.is_lmtp:
+                reply, stage = ends[0].reply, END.stage
+                return tuple([RecipientResult(to, Delivery.DELIVERED, reply, stage) for to in outgoing.recipients])
+            replies = [ends[place].reply for place in outgoing.given]
             many = itertools.repeat
             return tuple(map(RecipientResult, outgoing.recipients, many(Delivery.DELIVERED), replies, many(END.stage)))
         of_all = self._first_refused((self.data, *self.chunks))
