@@ -141,11 +141,12 @@ class Budget:
         elif timeout is None:
             raise TypeError(f"{name} is required: seconds for the whole call, or a Timeouts")
         else:
-            total, asked, phases = seconds(name, timeout), None, None
-        reserve = 0.0
-        if total is not None:
-            reserve = asked if asked is not None and asked < total else min(_GUARD, total / 4)
-        return cls(Deadline.after(total, clock), phases, reserve)
+            usual = type(timeout) is float and 0.0 < timeout <= _DAY
+            total, asked, phases = timeout if usual else seconds(name, timeout), None, None
+        if total is None:
+            return cls(Deadline(None, clock), phases, 0.0)
+        reserve = asked if asked is not None and asked < total else min(_GUARD, total / 4)
+        return cls(Deadline(clock() + total, clock), phases, reserve)
 
     def phase(self, name: str) -> Deadline:
         """The deadline of a phase that begins now. `name` is a field of `Timeouts`."""

@@ -8,6 +8,7 @@ listens (BR16).
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -15,7 +16,7 @@ from typing import NoReturn
 from smtpconn.deadline import Budget, Deadline
 from smtpconn.journal import Journal
 from smtpconn.protocol import judging
-from smtpconn.protocol.body import SLICE
+from smtpconn.protocol.body import LONG_SLICE, SLICE
 from smtpconn.protocol.errors import (
     ConnectionLostError,
     ProtocolError,
@@ -112,17 +113,18 @@ class Driver:
         if step.droppable and not budget.leaves_reserve():
             self._spared = _no_time_left()
             raise self._spared
-        exchange = self._exchange_ahead if step.ahead else self._exchange
         if self._heard is None:
-            return exchange(step, budget)
+            return self._exchange(step, budget)
         try:
-            return exchange(step, budget)
+            return self._exchange(step, budget)
         finally:
             # Not before all of the flight is settled: a handler that blocks must not use up the time of a final reply.
             heard, self._heard = self._heard, []
             self.journal.heard(heard)
 
     def _exchange(self, step: Step, budget: Budget) -> Sequence[Reply]:
+        if step.ahead:
+            return self._exchange_ahead(step, budget)
         self._write(step, budget)
         return self._read(step, budget)
 
@@ -142,19 +144,33 @@ class Driver:
             raise
 
     def _read(self, step: Step, budget: Budget) -> Sequence[Reply]:
-        session = self.session
-        owed = session.ledger.owed
+        session, observe = self.session, self.observe
+        ledger, next_reply = session.ledger, session.parser.next_reply
+        owed = ledger.owed
         count = judging.owed_to(session, step)
-        commits = count == len(owed) and any(entry.end is not None for entry in owed)
+        commits = count == len(owed) and ledger.commits
         room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
-        for _ in range(count):
-            entry = session.ledger.head()
-            reply = self._parsed(entry.kind) or self._awaited(entry, budget)
-            judging.settle(session, entry, reply, room, self.observe)
-            if room is not None:
-                room -= len(reply.raw)
+        while len(replies) < count:
+            entry = owed[0] if owed[0].more is None else ledger.head()
+            try:
+                reply = next_reply()
+            except MalformedReplyError as error:
+                raise judging.malformed(entry.kind, error) from error
+            if reply is None:
+                reply = self._awaited(entry, budget)
+            elif self._heard is not None:
+                self._heard.append((entry.kind.stage, reply))
+            judging.settle(session, entry, reply, room, observe)
             replies.append(reply)
+            if room is None:
+                continue
+            room -= len(reply.raw)
+            if owed and owed[0].kind is entry.kind and observe is None and self._heard is None:
+                most = min(count - len(replies), room // len(reply.raw))
+                alike = judging.settle_alike(session, entry.kind, reply, most)
+                room -= alike * len(reply.raw)
+                replies += [reply] * alike
         if commits:
             try:  # noqa: SIM105  # once for each mail, and suppress() costs as much as the look
                 self._take_in()  # OS, LS: a surplus that is there already belongs to this end of data (AN1)
@@ -166,36 +182,45 @@ class Driver:
 
     def _write(self, step: Step, budget: Budget) -> None:
         """Write the octets of a step in slices, counting what is taken."""
-        ledger, octets = self.session.ledger, step.octets
-        total = len(octets)
+        session, octets = self.session, step.octets
+        ledger, total = session.ledger, len(octets)
         kind = judging.writing_kind(step)
-        if total and not judging.awaits_reply(self.session):
+        if total and not (ledger.owed and judging.awaits_reply(session)) and not self.is_quiet():
             self._look(kind)
         if self._heard is not None:
             self.journal.writing(step)
-        for entry in step.expects:
-            ledger.enter(entry)
+        ledger.enter(*step.expects)
         if not total:
             return
-        commits = [entry.end for entry in ledger.owed if entry.end is not None]
+        commits = ledger.commits
+        phase = BODY.phase if commits else kind.phase
         view, sent = octets if total <= SLICE else memoryview(octets), 0
         while sent < total:
             end = min(sent + SLICE, total)
-            deadline = budget.phase(BODY.phase if commits else kind.phase)
+            deadline = budget.phase(phase)
             while sent < end:
                 if sent:
-                    if not judging.awaits_reply(self.session):
-                        self._look(BODY)
-                    elif step.ahead:
-                        self._take_in()  # EN3: a server that cannot write does not read
-                if commits and self._would_commit(commits, end - sent) and not budget.leaves_reserve():
+                    self._look_between(step)
+                reach = end
+                if end < total and not self._would_commit(commits, LONG_SLICE):
+                    reach = min(sent + LONG_SLICE, total)
+                elif commits and not budget.leaves_reserve() and self._would_commit(commits, end - sent):
                     raise _no_time_left()
-                sent += self._send(view[sent:end], step, deadline)
+                sent += self._send(view[sent:reach], step, deadline)
+
+    def _look_between(self, step: Step) -> None:
+        """The look in front of each further slice."""
+        if not judging.awaits_reply(self.session):
+            if not self.is_quiet():
+                self._look(BODY)
+        elif step.ahead:
+            self._take_in()  # EN3: a server that cannot write does not read
 
     def _would_commit(self, commits: Sequence[int], octets: int) -> bool:
         """True if the next so many octets hold a commit point."""
         taken = self.session.ledger.taken
-        return any(taken < commit <= taken + octets for commit in commits)
+        place = bisect.bisect_right(commits, taken)
+        return place < len(commits) and commits[place] <= taken + octets
 
     def _send(self, part: bytes | memoryview, step: Step, deadline: Deadline) -> int:
         ledger = self.session.ledger
@@ -234,10 +259,22 @@ class Driver:
 
     def _awaited(self, entry: Entry, budget: Budget) -> Reply:
         """The reply to the entry at the head, which is not all there yet, within the limit of its phase."""
-        kind = entry.kind
+        kind, parser, transport = entry.kind, self.session.parser, self.transport
         deadline = budget.phase(kind.phase) if not entry.announced else self._ahead_until(kind)
         while True:
-            self._receive(kind, deadline)
+            left = deadline.remaining()
+            if left is not None and left <= 0.0:
+                raise _timed_out(kind.stage)
+            try:
+                octets = transport.recv(RECEIVE, left)
+            except OSError as error:
+                if _is_ours(error):
+                    raise _timed_out(kind.stage) from error
+                raise judging.lost(self.session, kind, f"connection lost: {error}") from error
+            if not octets:
+                raise judging.lost(self.session, kind, "the server closed the connection")
+            parser.feed(octets)
+            del octets  # SEC2: it may be an echo of our secret, and what is parsed may raise
             reply = self._parsed(kind)
             if reply is not None:
                 return reply
@@ -307,21 +344,6 @@ class Driver:
             self._heard.append((kind.stage, reply))
         return reply
 
-    def _receive(self, kind: Kind, deadline: Deadline) -> None:
-        """One read into the parser."""
-        left = deadline.remaining()
-        if left is not None and left <= 0.0:
-            raise _timed_out(kind.stage)
-        try:
-            octets = self.transport.recv(RECEIVE, left)
-        except OSError as error:
-            if _is_ours(error):
-                raise _timed_out(kind.stage) from error
-            raise judging.lost(self.session, kind, f"connection lost: {error}") from error
-        if not octets:
-            raise judging.lost(self.session, kind, "the server closed the connection")
-        self.session.parser.feed(octets)
-
     # --- the look ---
 
     def is_quiet(self) -> bool:
@@ -345,9 +367,7 @@ class Driver:
             session.closing = reply
 
     def _look(self, kind: Kind) -> None:
-        """BR1: before a write made while nothing is owed the line must be silent; what is there answers no command."""
-        if self.is_quiet():
-            return
+        """BR1: the line is not silent before a write made while nothing is owed: what is there answers no command."""
         cause: OSError | None = None
         ended: str | None = None
         try:

@@ -113,7 +113,8 @@ class Sending(Conversation):
     @property
     def _may_burst(self) -> bool:
         """LV9: had an idle connection died unseen, the whole burst would be UNKNOWN."""
-        return self._level is Pipelining.BURST and self.clock() - self._active <= _IDLE
+        is_asked = self._opening.pipelining is Pipelining.BURST
+        return is_asked and self._level is Pipelining.BURST and self.clock() - self._active <= _IDLE
 
     def _conclude_burst(self, burst: Burst, budget: Budget) -> list[Outcome]:
         """Send the mails of a burst in one flight, and publish their verdicts once all are final (BU4)."""

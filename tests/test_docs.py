@@ -225,6 +225,7 @@ LIMITS = {
     "`orcpt`, encoded": params.ORCPT_LIMIT,
     "commands without an answer": transaction.GROUP,
     "a slice of a message": body.SLICE,
+    "a slice without an end of data in it": body.LONG_SLICE,
     "a BDAT chunk of a stream": body.CHUNK,
     "a line of a reply": reply.MAX_LINE,
     "a reply": reply.MAX_REPLY,

@@ -14,7 +14,7 @@ from smtpconn.connection import SmtpConnection
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.driver import LISTEN, RECEIVE, Driver
 from smtpconn.protocol import mechanisms
-from smtpconn.protocol.body import SLICE
+from smtpconn.protocol.body import CHUNK, LONG_SLICE, SLICE
 from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import (
     ConnectionLostError,
@@ -145,13 +145,28 @@ def test_BR14_any_split_of_octets_gives_the_same_wire_and_the_same_result(
 @pytest.mark.parametrize("as_stream", [False, True])
 @pytest.mark.parametrize("chunking", [False, True])
 def test_LM8_no_write_is_larger_than_a_slice(chunking: bool, as_stream: bool) -> None:
-    """features:F63: and none for each piece of a stream, where these are small."""
-    message = b"x" * 99_998 + b"\r\n"
-    made = rig(*(OK, OK, OK, OK) if chunking else MAILED)
+    """features:F63: and none for each piece of a stream, where these are small. Long ones hold no commit point."""
+    message = b"x" * (3 * LONG_SLICE - 2) + b"\r\n"
+    chunks = len(message) // CHUNK - 1 if chunking and as_stream else 0
+    made = rig(OK, OK, *[OK] * chunks, *([] if chunking else [GO]), OK)
     pieces = [message[at : at + 80] for at in range(0, len(message), 80)]
     assert made.send(pieces if as_stream else message, chunking=chunking)
-    assert max(map(len, made.transport.writes)) == SLICE
-    assert len(made.transport.writes) <= 12
+    sizes = list(map(len, made.transport.writes))
+    assert max(sizes) <= LONG_SLICE if as_stream else max(sizes) == LONG_SLICE
+    assert sizes[-1] <= SLICE
+    assert len(sizes) <= (12 if chunking or not as_stream else 27)
+
+
+@pytest.mark.parametrize("chunking", [False, True])
+def test_BR22_a_long_write_holds_no_commit_point(chunking: bool) -> None:
+    """An interrupt in one leaves nothing in doubt, whichever of them it is."""
+    for slices in range(2 * LONG_SLICE // SLICE - 1):
+        said: list[Any] = [(), OK, OK, *([] if chunking else [GO]), OK]
+        made = Rig(ScriptedTransport(said, release="line", accept=slices * SLICE + 200, then=KeyboardInterrupt))
+        made.send(b"x" * (2 * LONG_SLICE), chunking=chunking)
+        assert isinstance(made.error, KeyboardInterrupt)
+        assert made.verdicts == [ND]
+        made.assert_dead()
 
 
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
@@ -268,7 +283,7 @@ def test_BR16_of_what_the_server_said_to_several_commands_the_last_word_is_attac
                 raise BrokenPipeError(32, "gone")
             return super().send(data, timeout)
 
-    made = Rig(Refusing([(), OK, OK], release="line", when_dry="silence"))
+    made = Rig(Refusing([(), OK, OK], release="line", when_dry="silence", max_send=SLICE))
     made.send([b"z" * 16_382 + b"\r\n"] * 12, chunking=True)
     assert type(made.error) is error
     assert isinstance(made.error, SmtpError)
@@ -380,7 +395,7 @@ def test_E4_E5_PF2_a_reply_before_the_end_of_data_stops_the_sending(
     unasked: tuple[Any, ...], error: type[SmtpError], as_stream: bool, chunking: bool
 ) -> None:
     """BDAT, too: octets that come while the LAST chunk is half written are not the reply to it."""
-    message = b"x" * 49_998 + b"\r\n"
+    message = b"x" * (49_998 if as_stream else 3 * LONG_SLICE) + b"\r\n"
     said: list[Any] = [(), OK, OK, *([] if chunking else [GO])]
     transport = Interrupting(said, release="line")
     transport.after, transport.unasked = len(ENVELOPE) + SLICE, unasked
@@ -389,7 +404,7 @@ def test_E4_E5_PF2_a_reply_before_the_end_of_data_stops_the_sending(
     assert type(made.error) is error
     assert isinstance(made.error, SmtpError)
     assert made.error.stage == "body"
-    assert len(transport.written) <= len(ENVELOPE) + 2 * SLICE
+    assert len(transport.written) <= len(ENVELOPE) + SLICE + LONG_SLICE
     assert made.verdicts == [ND]
     assert made.error.retry_safe
     made.assert_dead()
@@ -697,7 +712,7 @@ def test_BR15_the_guard_is_asked_again_before_the_last_slice() -> None:
             return super().send(data, timeout)
 
     for chunking in (False, True):
-        made = Rig(Slow([(), OK, OK, *([] if chunking else [GO])], release="line"))
+        made = Rig(Slow([(), OK, OK, *([] if chunking else [GO])], release="line", max_send=SLICE))
         made.send(b"x" * 90_000, chunking=chunking, timeout=50.0)
         assert type(made.error) is SmtpTimeoutError
         assert made.error.stage == "body"

@@ -262,7 +262,7 @@ class Stepwise(Attempt):
                 raise session.refusal(DATA, reply)
             yield from self._leave_data(None)
             raise UsageError("data() needs a recipient that was accepted: nothing was sent")
-        yield from self._envelope_refused(None)
+        self._wants_content(None)
         session.state = SessionState.DATA
         yield from self._data(None)
         return self._concluded(None)

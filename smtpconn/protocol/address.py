@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,10 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _WIDE = r"\u0080-\U0010ffff"  # read behind `refuse_controls`, which leaves no C1 and no surrogate in it
 
-_USUAL_MAILBOX = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@{_LABEL}(?:\.{_LABEL})*")
+_USUAL_MAILBOX = re.compile(
+    rf"(?=[^@]{{1,{LOCAL_PART_LIMIT}}}@)(?!.{{{ADDRESS_LIMIT + 1}}})"
+    rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*@{_LABEL}(?:\.{_LABEL})*"
+)
 _USUAL_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _HOST_NAME = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
 _DOT_STRING = re.compile(rf"[{_ATEXT}{_WIDE}]+(?:\.[{_ATEXT}{_WIDE}]+)*")
@@ -220,24 +224,14 @@ def check_host(text: str, *, argument: str = "host") -> str:
     return name
 
 
-def _usual(text: str) -> int:
-    """Where the `@` is in a plain ASCII mailbox, or -1 for every other text."""
-    if len(text) <= ADDRESS_LIMIT and _USUAL_MAILBOX.fullmatch(text):
-        at = text.index("@")
-        if at <= LOCAL_PART_LIMIT:
-            return at
-    return -1
-
-
-def check_mailbox(argument: str, text: str) -> tuple[str, int]:
-    """What of the text is the mailbox (a source route in front is dropped), and where its `@` is (F84, F84c, F84d).
+def check_mailbox(argument: str, text: str) -> str:
+    """What of the text is the mailbox: a source route in front is dropped (F84, F84c, F84d).
 
     Raises:
         InvalidInputError: it is no mailbox.
     """
-    at = _usual(text)
-    if at >= 0:
-        return text, at
+    if _USUAL_MAILBOX.fullmatch(text):
+        return text
     _check_whole(argument, text)
     mailbox = _without_route(argument, text)
     at = _local_part_end(argument, mailbox, text)
@@ -249,7 +243,7 @@ def check_mailbox(argument: str, text: str) -> tuple[str, int]:
         check_address_literal(domain, argument=f"the domain of {argument}")
     else:
         check_domain(domain, argument=f"the domain of {argument}")
-    return mailbox, at
+    return mailbox
 
 
 def _check_whole(argument: str, text: str) -> None:
@@ -300,23 +294,31 @@ def _check_local_part(argument: str, local_part: str, text: str) -> None:
     raise refusal(argument, "must have a local part, with no dot in the wrong place (an end, or behind a dot)", text)
 
 
-@dataclass(frozen=True, order=True, slots=True, repr=False)
+def setter_of(kind: type, name: str) -> Callable[[Any, Any], None]:
+    """What a constructor sets a slot of a frozen value with: half the time of `object.__setattr__`."""
+    owner = next(each for each in kind.__mro__ if name in vars(each))
+    setter: Callable[[Any, Any], None] = vars(owner)[name].__set__
+    return setter
+
+
+@dataclass(frozen=True, order=True, slots=True, repr=False, init=False)
 class _Path:
     """What goes between `<` and `>` after `MAIL FROM:` or `RCPT TO:`. `address` is the text as it was given."""
 
     address: str
     mailbox: str = field(init=False, compare=False)
     """What is sent: the address without its source route; empty for the null path."""
-    octets: bytes = field(init=False, compare=False)
-    """`mailbox` in UTF-8."""
-    _at: int = field(init=False, compare=False)
 
-    def _settle(self, address: str, mailbox: str, at: int) -> None:
-        put = object.__setattr__
-        put(self, "address", address)
-        put(self, "mailbox", mailbox)
-        put(self, "octets", mailbox.encode("utf-8"))
-        put(self, "_at", at)
+    @property
+    def octets(self) -> bytes:
+        """`mailbox` in UTF-8."""
+        return self.mailbox.encode("utf-8")
+
+    @property
+    def _at(self) -> int:
+        """Where the `@` in front of the domain is, or the length of what has none; one in quotes is not meant."""
+        at = -1 if self.mailbox.endswith('"') else self.mailbox.rfind("@")
+        return at if at >= 0 else len(self.mailbox)
 
     @property
     def local_part(self) -> str:
@@ -336,16 +338,14 @@ class _Path:
     @property
     def key(self) -> tuple[bytes, bytes]:
         """Equal for paths that are the same (D18): local part in octets, domain but for the case of ASCII letters."""
-        octets, at = self.octets, self._at
-        if len(octets) == len(self.mailbox):  # ASCII: characters are octets
-            return octets[:at], octets[at + 1 :].lower()
-        return self.mailbox[:at].encode("utf-8"), self.mailbox[at + 1 :].encode("utf-8").lower()
+        mailbox, at = self.mailbox, self._at
+        return mailbox[:at].encode("utf-8"), mailbox[at + 1 :].encode("utf-8").lower()
 
     def __str__(self) -> str:
         return self.mailbox
 
 
-@dataclass(frozen=True, order=True, slots=True, repr=False)
+@dataclass(frozen=True, order=True, slots=True, repr=False, init=False)
 class ReversePath(_Path):
     """The sender of the envelope (RFC 5321 section 4.1.2): a mailbox, or `""` for the null path `<>`.
 
@@ -354,10 +354,10 @@ class ReversePath(_Path):
         InvalidInputError: it is no mailbox.
     """
 
-    def __post_init__(self) -> None:
-        address = exact_text("sender", self.address)
-        mailbox, at = check_mailbox("sender", address) if address else ("", 0)
-        self._settle(address, mailbox, at)
+    def __init__(self, address: str) -> None:
+        address = exact_text("sender", address)
+        _put_sender(self, address)
+        _put_sender_mailbox(self, check_mailbox("sender", address) if address else "")
 
     def __repr__(self) -> str:
         return f"ReversePath({self.address!r})"
@@ -375,7 +375,7 @@ class ReversePath(_Path):
         return cls(data["address"])
 
 
-@dataclass(frozen=True, order=True, slots=True, repr=False)
+@dataclass(frozen=True, order=True, slots=True, repr=False, init=False)
 class ForwardPath(_Path):
     """A recipient of the envelope (RFC 5321 section 4.1.1.3): a mailbox, or `postmaster` in any case without a domain.
 
@@ -388,24 +388,14 @@ class ForwardPath(_Path):
 
     local: bool = field(default=False, kw_only=True)
 
-    def __post_init__(self) -> None:
-        address = exact_text("recipient", self.address)
-        if self.local is False and (at := _usual(address)) >= 0:
-            self._settle(address, address, at)
-            return
-        if self.local is True:
-            at = _bare_local_part(address)
-            self._settle(address, address, at)
-            return
-        if self.local is not False:
-            raise TypeError(f"local must be a bool, not {type(self.local).__name__}")
-        if len(address) == 10 and address.isascii() and address.lower() == "postmaster":
-            self._settle(address, address, 10)
-            return
-        if address and "@" not in address:
-            _check_whole("recipient", address)
-            raise refusal("recipient", "needs a domain (over LMTP: ForwardPath(..., local=True))", address)
-        self._settle(address, *check_mailbox("recipient", address))
+    def __init__(self, address: str, *, local: bool = False) -> None:
+        mailbox = address
+        if local is not False or type(address) is not str or not _USUAL_MAILBOX.fullmatch(address):
+            address = exact_text("recipient", address)
+            mailbox = _forward_mailbox(address, local)
+        _put_recipient(self, address)
+        _put_recipient_mailbox(self, mailbox)
+        _put_local(self, local)
 
     def __repr__(self) -> str:
         return f"ForwardPath({self.address!r}, local=True)" if self.local else f"ForwardPath({self.address!r})"
@@ -427,11 +417,24 @@ def _forward_path(address: str, local: bool) -> ForwardPath:
     return ForwardPath(address, local=local)
 
 
-def _bare_local_part(address: str) -> int:
-    """The length of a local part without a domain."""
-    _check_whole("recipient", address)
-    end = _local_part_end("recipient", address, address)
-    if end < len(address):
-        raise refusal("recipient", "has a domain; leave local=True away", address)
-    _check_local_part("recipient", address, address)
-    return end
+_put_sender, _put_sender_mailbox = setter_of(ReversePath, "address"), setter_of(ReversePath, "mailbox")
+_put_recipient, _put_recipient_mailbox = setter_of(ForwardPath, "address"), setter_of(ForwardPath, "mailbox")
+_put_local = setter_of(ForwardPath, "local")
+
+
+def _forward_mailbox(address: str, local: object) -> str:
+    """What is sent for the address of a recipient."""
+    if local is True:  # a local part without a domain
+        _check_whole("recipient", address)
+        if _local_part_end("recipient", address, address) < len(address):
+            raise refusal("recipient", "has a domain; leave local=True away", address)
+        _check_local_part("recipient", address, address)
+        return address
+    if local is not False:
+        raise TypeError(f"local must be a bool, not {type(local).__name__}")
+    if len(address) == 10 and address.isascii() and address.lower() == "postmaster":
+        return address
+    if address and "@" not in address:
+        _check_whole("recipient", address)
+        raise refusal("recipient", "needs a domain (over LMTP: ForwardPath(..., local=True))", address)
+    return check_mailbox("recipient", address)

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 from smtpconn.protocol.errors import InvalidInputError, UsageError
 
-SLICE = 16_384  # octets read from a source at a time, and written at a time: one TLS record
+SLICE = 16_384  # octets read from a source at a time, and written at a time with a commit point: one TLS record
+LONG_SLICE = 131_072  # octets handed over at a time where none of them is a commit point
 CHUNK = 65_536  # octets of a BDAT chunk of a stream (CN3)
 PIECE = 262_144  # octets of a large message that are looked at, or stuffed, at a time: what a processor's cache holds
 TERMINATOR = b".\r\n"

@@ -9,6 +9,7 @@ them than the limit (SEC8).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from smtpconn.protocol.address import ReversePath, check_ehlo_domain, exact_text, refusal, refuse_controls
 from smtpconn.protocol.errors import InvalidInputError
@@ -152,14 +153,14 @@ def mail(
     capabilities: ServerCapabilities,
 ) -> bytes:
     """MAIL (RFC 5321 section 4.1.1.2). `size`, `body` and `smtputf8` as decided for this mail; None: not sent."""
-    line = b"MAIL FROM:<" + sender.octets + b">"
+    words = f"MAIL FROM:<{sender.mailbox}>"
     if size is not None:
-        line += b" SIZE=%d" % size
+        words += f" SIZE={size}"
     if body is not None:
-        line += b" BODY=" + body.encode("ascii")
+        words += f" BODY={body}"
     if smtputf8:
-        line += b" SMTPUTF8"
-    line += params.octets
+        words += " SMTPUTF8"
+    line = words.encode() + params.octets
     return _line("MAIL", line, LINE_LIMIT if len(line) < LINE_LIMIT - 1 else mail_limit(capabilities))
 
 
@@ -173,8 +174,15 @@ def mail_limit(capabilities: ServerCapabilities) -> int:
 
 def rcpt(recipient: Recipient, capabilities: ServerCapabilities) -> bytes:
     """RCPT (RFC 5321 section 4.1.1.3)."""
+    return rcpts((recipient,), capabilities)[0]
+
+
+def rcpts(recipients: Iterable[Recipient], capabilities: ServerCapabilities) -> list[bytes]:
+    """A RCPT line for each of them."""
     limit = LINE_LIMIT + _RCPT_DSN_ADDITION if capabilities.supports_dsn else LINE_LIMIT
-    return _line("RCPT", b"RCPT TO:<" + recipient.path.octets + b">" + recipient.params.octets, limit)
+    return [
+        _line("RCPT", f"RCPT TO:<{each.path.mailbox}>".encode() + each.params.octets, limit) for each in recipients
+    ]
 
 
 def verbatim(line: str) -> bytes:

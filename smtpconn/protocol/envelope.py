@@ -67,9 +67,10 @@ class Outgoing:
             capabilities=capabilities,
         )
         self.given, self.wire = _merge(self.recipients)
-        self.rcpt_lines = [commands.rcpt(recipient, capabilities) for recipient in self.wire]
+        self.rcpt_lines = commands.rcpts(self.wire, capabilities)
         self.envelope_size = len(self.mail_line) + sum(map(len, self.rcpt_lines))  # octets without RSET and DATA
-        self._ask_policy()
+        if policy is not None:
+            self._ask_policy(policy)
 
     def _declared_size(self, session: Session) -> int | None:
         """F64: the octets of the canonical message, with an added final CRLF, before stuffing.
@@ -78,7 +79,9 @@ class Outgoing:
         and a server that was told too few may refuse the rest.
         """
         if self.content is not None:
-            size: int | None = len(self.content) + (0 if self.is_binary else len(missing_end(self.content)))
+            size: int | None = len(self.content)
+            if not self.is_binary and not self.content.endswith(b"\r\n"):
+                size = len(self.content) + len(missing_end(self.content))
         else:
             size = self.mail.size
         limit = session.capabilities.size_limit
@@ -112,15 +115,13 @@ class Outgoing:
             extension="8BITMIME",
         )
 
-    def _ask_policy(self) -> None:
+    def _ask_policy(self, policy: SendPolicy) -> None:
         """F98: once each, in this order; whatever a policy raises is a refusal."""
-        if self.policy is None:
-            return
         size = len(self.mail.message) if isinstance(self.mail.message, bytes) else self.mail.size
         with fails_closed():
-            self.policy.check_sender(self.sender)
-            self.policy.check_recipients(self.recipients)
-            self.policy.check_message_size(size)
+            policy.check_sender(self.sender)
+            policy.check_recipients(self.recipients)
+            policy.check_message_size(size)
 
     def source(self) -> Iterator[bytes]:
         """The octets of a stream as they are sent but for dot-stuffing, checked as they pass (F61, F63, F64, F99)."""
@@ -168,8 +169,8 @@ def missing_end(content: bytes) -> bytes:
 
 def refuse_local_recipients(recipients: Sequence[Recipient]) -> None:
     """Raise `InvalidInputError` for a bare local part, which SMTP has no word for (RFC 5321 section 4.1.1.3)."""
-    for recipient in recipients:
-        if recipient.path.local and recipient.path.mailbox.lower() != "postmaster":
+    for recipient in [each for each in recipients if each.path.local]:
+        if recipient.path.mailbox.lower() != "postmaster":
             text = f"recipient {recipient.address!r:.80} needs a domain: a bare local part is possible over LMTP only"
             raise InvalidInputError(text, recipients=nobody_has_it(recipients))
 
@@ -178,6 +179,9 @@ def _merge(recipients: Sequence[Recipient]) -> tuple[list[int], list[Recipient]]
     """D18: for each recipient given the index of its RCPT, and the recipients that go on the wire."""
     if len(recipients) == 1:
         return [0], [recipients[0]]
+    # Paths that are the same differ in the case of letters at most.
+    if len({recipient.path.mailbox.lower() for recipient in recipients}) == len(recipients):
+        return list(range(len(recipients))), list(recipients)
     places: dict[object, int] = {}
     given: list[int] = []
     wire: list[Recipient] = []

@@ -7,7 +7,7 @@ when one happens the driver poisons the connection, closes the flow and raises.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 
 from smtpconn.protocol.ledger import Entry, Kind
@@ -75,12 +75,16 @@ def exchange(line: bytes, kind: Kind) -> Flow[Reply]:
     return replies[0]
 
 
-def groups(lines: Sequence[bytes], entries: Sequence[Entry], limit: int) -> Iterator[tuple[bytes, Sequence[Entry]]]:
+def groups(lines: Sequence[bytes], entries: Sequence[Entry], limit: int) -> list[tuple[bytes, Sequence[Entry]]]:
     """Whole lines in groups of at most `limit` octets; a line is never split, and goes alone where it is longer."""
+    whole = b"".join(lines)
+    if len(whole) <= limit:
+        return [(whole, entries)]
+    found: list[tuple[bytes, Sequence[Entry]]] = []
     begin = size = 0
     for place, line in enumerate(lines):
         if place > begin and size + len(line) > limit:
-            yield b"".join(lines[begin:place]), entries[begin:place]
+            found.append((b"".join(lines[begin:place]), entries[begin:place]))
             begin, size = place, 0
         size += len(line)
-    yield b"".join(lines[begin:]), entries[begin:]
+    return [*found, (b"".join(lines[begin:]), entries[begin:])]

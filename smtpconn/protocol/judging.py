@@ -6,6 +6,7 @@ what is not exactly the reply that was owed is an error, and the class of an err
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from smtpconn.protocol.errors import (
@@ -22,6 +23,8 @@ from smtpconn.protocol.reply import MalformedReplyError, Reply, safe_octets
 from smtpconn.protocol.session import Session
 
 _REPLIES, _PER_REPLY = 65_536, 512  # octets of all replies to one flight of a mail, and more for each (CN6)
+
+_FAREWELLS = frozenset({421, 221})
 
 Observer = Callable[[Entry], None]
 
@@ -58,7 +61,7 @@ def settle(session: Session, entry: Entry, reply: Reply, room: int | None, obser
     kind, code = entry.kind, reply.code
     if room is not None and len(reply.raw) > room:
         raise too_much(kind)
-    leaves = (code == 421 or code == 221) and kind is not QUIT
+    leaves = code in _FAREWELLS and kind is not QUIT
     if leaves:
         session.closing = reply
     elif code not in kind.codes:
@@ -68,6 +71,21 @@ def settle(session: Session, entry: Entry, reply: Reply, room: int | None, obser
         observe(entry)
     if leaves and kind is not LMTP_END:  # L1: over LMTP it speaks of one recipient, the other final replies are read on
         raise goodbye(session, kind, reply)
+
+
+def settle_alike(session: Session, kind: Kind, reply: Reply, most: int) -> int:
+    """Settle at most so many more entries by the same reply, without a second judgement; how many.
+
+    These are the entries of the kind that was just settled by this reply, for each of which it stands there again,
+    octet for octet: a group of RCPTs has the same answer many times.
+    """
+    kinds = [entry.more is None and entry.kind for entry in itertools.islice(session.ledger.owed, most)]
+    run = kinds.count(kind)
+    if run < len(kinds):
+        run = next(place for place, each in enumerate(kinds) if each is not kind)
+    count = session.parser.next_alike(reply, run)
+    session.ledger.settle_alike(reply, count)
+    return count
 
 
 def malformed(kind: Kind, error: MalformedReplyError) -> ProtocolError:

@@ -105,10 +105,11 @@ class Entry:
 class Ledger:
     """The entries owed, and the octets handed to and taken by the transport since the connection began."""
 
-    __slots__ = ("farewell", "garbled", "handed", "last", "owed", "surplus", "taken")
+    __slots__ = ("commits", "farewell", "garbled", "handed", "last", "owed", "surplus", "taken")
 
     def __init__(self) -> None:
         self.owed: deque[Entry] = deque()
+        self.commits: list[int] = []  # the commit points of what was entered since nothing was owed, in order
         self.surplus: list[Reply] = []  # read in a flight that is out of step, from the reply that showed it (AN4)
         self.garbled = False  # octets behind these are no reply: how many there were is not known (PF6)
         self.last: Reply | None = None  # the last one settled
@@ -116,17 +117,26 @@ class Ledger:
         self.taken = 0
         self.handed = 0  # beyond `taken` while a write is under way: the kernel may have them (BR22)
 
-    def enter(self, entry: Entry) -> None:
-        """Append an entry, before its octets are written."""
-        if entry.offset is not None:
-            entry.end = self.taken + entry.offset
-        self.owed.append(entry)
+    def enter(self, *entries: Entry) -> None:
+        """Append the entries of a Step, before its octets are written."""
+        if not self.owed:
+            self.commits = []
+        for entry in entries:
+            if entry.offset is not None:
+                entry.end = self.taken + entry.offset
+                self.commits.append(entry.end)
+        self.owed.extend(entries)
 
     def settle(self, reply: Reply) -> Entry:
         """Give the reply to the entry at the head."""
         entry = self.owed.popleft()
         entry.reply = self.last = reply
         return entry
+
+    def settle_alike(self, reply: Reply, count: int) -> None:
+        """Give the reply that was settled last to so many more entries at the head."""
+        for _ in range(count):
+            self.owed.popleft().reply = reply
 
     def head(self) -> Entry:
         """The entry that the next reply settles."""

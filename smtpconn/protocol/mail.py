@@ -9,11 +9,12 @@ copied.
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
-from smtpconn.protocol.address import ForwardPath, ReversePath
+from smtpconn.protocol.address import ForwardPath, ReversePath, exact_text, setter_of
 from smtpconn.protocol.body import canonical
 from smtpconn.protocol.errors import InvalidInputError
 from smtpconn.protocol.params import (
@@ -78,14 +79,14 @@ class Recipient:
     params: RcptParams
 
     def __init__(self, path: str | ForwardPath, params: RcptParams = NO_RCPT_PARAMS) -> None:
-        if not isinstance(path, ForwardPath):
-            if not isinstance(path, str):
-                raise TypeError(f"a recipient must be a str or ForwardPath, not {type(path).__name__}")
+        if isinstance(path, str):
             path = ForwardPath(path)
-        if not isinstance(params, RcptParams):
+        elif not isinstance(path, ForwardPath):
+            raise TypeError(f"a recipient must be a str or ForwardPath, not {type(path).__name__}")
+        if params is not NO_RCPT_PARAMS and not isinstance(params, RcptParams):
             raise TypeError(f"params of a Recipient must be RcptParams, not {type(params).__name__}")
-        object.__setattr__(self, "path", path)
-        object.__setattr__(self, "params", params)
+        _put_path(self, path)
+        _put_params(self, params)
 
     @property
     def address(self) -> str:
@@ -110,6 +111,10 @@ class Recipient:
         return cls(ForwardPath.from_dict(data["path"]), RcptParams.from_dict(data["params"]))
 
 
+_put_path, _put_params = setter_of(Recipient, "path"), setter_of(Recipient, "params")
+_RECIPIENTS_ALONE = {Recipient}
+
+
 def recipients_of(given: object) -> tuple[Recipient, ...]:
     """The recipients argument of a send verb: an iterable of `str`, `ForwardPath` or `Recipient`, consumed once (F58a).
 
@@ -117,6 +122,8 @@ def recipients_of(given: object) -> tuple[Recipient, ...]:
         TypeError: it is no iterable, or a single address, whose characters would become recipients.
         InvalidInputError: it is empty, or has an address that is none.
     """
+    if type(given) is tuple and set(map(type, given)) == _RECIPIENTS_ALONE:
+        return given
     if not isinstance(given, (list, tuple)) and (isinstance(given, _SINGLE) or not isinstance(given, Iterable)):
         raise TypeError(f"recipients must be an iterable of addresses, not {type(given).__name__}; give a list")
     recipients = tuple([item if isinstance(item, Recipient) else Recipient(item) for item in given])
@@ -131,6 +138,12 @@ def sender_of(given: object) -> ReversePath:
         return given
     if not isinstance(given, str):
         raise TypeError(f"sender must be a str or ReversePath, not {type(given).__name__}; the null path is ''")
+    return _known_sender(exact_text("sender", given))
+
+
+@functools.lru_cache(maxsize=64)
+def _known_sender(given: str) -> ReversePath:
+    """A program has few senders: each is checked once."""
     return ReversePath(given)
 
 
@@ -145,6 +158,8 @@ def params_of(given: object) -> MailParams:
 
 def newlines_of(given: object) -> str:
     """The newlines argument of a send verb: `"strict"` or `"crlf"` (D10)."""
+    if type(given) is str and given in _NEWLINES:
+        return given
     return one_of("newlines", given, _NEWLINES)
 
 
@@ -252,14 +267,15 @@ class Mail:
         chunking: bool = False,
         tag: Any = None,
     ) -> None:
-        put = object.__setattr__
-        put(self, "message", message_of(message))
-        put(self, "newlines", newlines_of(newlines))
-        put(self, "size", size_of(size))
-        put(self, "chunking", exact_bool("chunking", chunking))
-        put(self, "email_message", None)
+        vars(self).update(
+            message=message_of(message),
+            newlines=newlines_of(newlines),
+            size=None if size is None else size_of(size),
+            chunking=exact_bool("chunking", chunking),
+            email_message=None,
+        )
         self._address(sender_of(sender), recipients_of(recipients), params, tag)
-        put(self, "content", self._canonical())
+        vars(self)["content"] = self._canonical()
 
     def _canonical(self) -> bytes | None:
         """The octets of the message with CRLF line ends (D10); None for a stream. BINARYMIME passes unchanged."""
@@ -289,13 +305,9 @@ class Mail:
             kind = type(email_message).__name__
             raise TypeError(f"email_message must be an EmailMessage, not {kind}: octets go into Mail(...) and send")
         mail = cls.__new__(cls)
-        put = object.__setattr__
-        put(mail, "message", b"")
-        put(mail, "newlines", "strict")
-        put(mail, "size", None)
-        put(mail, "chunking", False)
-        put(mail, "email_message", email_message)
-        put(mail, "content", None)
+        vars(mail).update(
+            message=b"", newlines="strict", size=None, chunking=False, email_message=email_message, content=None
+        )
         mail._address(
             None if sender is None else sender_of(sender),
             None if recipients is None else recipients_of(recipients),
@@ -307,12 +319,8 @@ class Mail:
     def _address(
         self, sender: ReversePath | None, recipients: tuple[Recipient, ...] | None, params: object, tag: object
     ) -> None:
-        put = object.__setattr__
         checked = params_of(params)
-        put(self, "sender", sender)
-        put(self, "recipients", recipients)
-        put(self, "params", checked)
-        put(self, "tag", tag)
+        vars(self).update(sender=sender, recipients=recipients, params=checked, tag=tag)
         if checked.body == "BINARYMIME" and not self.chunking:
             if self.email_message is not None:
                 raise InvalidInputError("params.body BINARYMIME is not possible for an email message: it goes as text")

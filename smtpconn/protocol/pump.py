@@ -289,8 +289,7 @@ class Pump:
             if error is not None:
                 self._fail(error, exchanging=True)
                 return False
-        for entry in step.expects:
-            session.ledger.enter(entry)
+        session.ledger.enter(*step.expects)
         self._opened = True
         self._count = judging.owed_to(session, step)
         self._room = judging.room_for(self._count)

@@ -230,7 +230,7 @@ class ReplyParser:
     """
 
     __slots__ = (
-        "_again", "_buffer", "_code", "_consumed", "_failure", "_known", "_lines", "_scanned", "_start",
+        "_buffer", "_code", "_consumed", "_failure", "_known", "_lines", "_scanned", "_start",
         "_wants_enhanced", "limit", "redact",
     )  # fmt: skip
 
@@ -245,7 +245,6 @@ class ReplyParser:
         self.limit = MAX_REPLY
         self._wants_enhanced = False
         self._known: dict[bytes, Reply] = {}
-        self._again: Reply | None = None  # the last of them: a group of RCPTs has the same reply many times
         self.redact: Callable[[bytes], bytes] | None = None
 
     def feed(self, octets: bytes) -> None:
@@ -262,14 +261,34 @@ class ReplyParser:
         if not self._buffer:
             return None
         if self._failure is None:
-            if not self._scanned and self.redact is None and (reply := self._usual()) is not None:
-                return reply
+            if not self._scanned and self.redact is None:
+                reply = self._known.get(bytes(self._buffer[: self._buffer.find(b"\n", 0, _KNOWN_SIZE) + 1]))
+                if reply is None:
+                    reply = self._usual()
+                if reply is not None:
+                    end = len(reply.raw)
+                    del self._buffer[:end]
+                    self._consumed += end
+                    return reply
             try:
                 return self._next()
             except _UnreadableError:
                 pass  # raised from here, so that no frame with the octets (an echoed secret: SEC2) is on its traceback
         assert self._failure is not None
         raise self._failure
+
+    def next_alike(self, reply: Reply, most: int) -> int:
+        """Take at most so many further replies that are, octet for octet, the one that was given last; how many."""
+        raw, count = reply.raw, 0
+        if self._scanned or self.redact is not None:
+            return 0
+        if self._buffer.startswith(raw * most):
+            count = most
+        while count < most and self._buffer.startswith(raw, len(raw) * count):
+            count += 1
+        del self._buffer[: len(raw) * count]
+        self._consumed += len(raw) * count
+        return count
 
     def _next(self) -> Reply | None:
         while True:
@@ -281,17 +300,11 @@ class ReplyParser:
 
     def _usual(self) -> Reply | None:
         """The reply that the buffer begins with, if all of it is there and it is as most are."""
-        buffer, reply = self._buffer, self._again
-        if reply is None or not buffer.startswith(reply.raw):
-            found = _USUAL.match(buffer)
-            if not found or found.end() > self.limit:
-                return None
-            raw, code = found.group(0, 1)
-            self._again = reply = self._known.get(raw) or self._learn(_CODES[code], raw)
-        end = len(reply.raw)
-        del buffer[:end]
-        self._consumed += end
-        return reply
+        found = _USUAL.match(self._buffer)
+        if not found or found.end() > self.limit:
+            return None
+        raw, code = found.group(0, 1)
+        return self._known.get(raw) or self._learn(_CODES[code], raw)
 
     def _learn(self, code: int, raw: bytes) -> Reply:
         """Most replies of a session are the same few: one object each."""
@@ -311,7 +324,6 @@ class ReplyParser:
     def wants_enhanced(self, wanted: bool) -> None:
         self._wants_enhanced = wanted
         self._known.clear()
-        self._again = None
 
     def _line_end(self) -> int | None:
         """Index behind the CRLF of the line under way, or None while it is incomplete."""

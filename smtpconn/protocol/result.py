@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from smtpconn.protocol.address import setter_of
 from smtpconn.protocol.errors import Delivery, RecipientsRefusedError, summary
 from smtpconn.protocol.mail import Recipient
 from smtpconn.protocol.reply import Reply, safe_text
@@ -32,7 +33,7 @@ def queue_id(reply: Reply | None) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, slots=True)
 class RecipientResult:
     """What became of one recipient.
 
@@ -42,8 +43,16 @@ class RecipientResult:
 
     recipient: Recipient
     delivery: Delivery
-    reply: Reply | None = None
-    stage: str | None = None
+    reply: Reply | None
+    stage: str | None
+
+    def __init__(
+        self, recipient: Recipient, delivery: Delivery, reply: Reply | None = None, stage: str | None = None
+    ) -> None:
+        _put_recipient(self, recipient)
+        _put_delivery(self, delivery)
+        _put_reply(self, reply)
+        _put_stage(self, stage)
 
     @property
     def address(self) -> str:
@@ -82,6 +91,10 @@ class RecipientResult:
         """The inverse of `to_dict`."""
         reply = Reply.from_dict(data["reply"]) if data["reply"] else None
         return cls(Recipient.from_dict(data["recipient"]), Delivery(data["delivery"]), reply, data["stage"])
+
+
+_put_recipient, _put_delivery = setter_of(RecipientResult, "recipient"), setter_of(RecipientResult, "delivery")
+_put_reply, _put_stage = setter_of(RecipientResult, "reply"), setter_of(RecipientResult, "stage")
 
 
 @dataclass(frozen=True)

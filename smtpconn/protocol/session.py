@@ -79,8 +79,15 @@ class SessionState(enum.Enum):
         return f"SessionState.{self.name}"
 
 
-_BETWEEN_MAILS = frozenset({SessionState.AUTHENTICATION, SessionState.MAIL_FROM})
-_MAY_QUIT = _BETWEEN_MAILS | {SessionState.GREETING, SessionState.EHLO, SessionState.RCPT_TO}
+_MAY_QUIT = frozenset(
+    {
+        SessionState.GREETING,
+        SessionState.EHLO,
+        SessionState.AUTHENTICATION,
+        SessionState.MAIL_FROM,
+        SessionState.RCPT_TO,
+    }
+)
 
 
 class Session:
@@ -135,7 +142,8 @@ class Session:
 
     def require_between_mails(self, verb: str) -> None:
         """Raise `UsageError` unless a command that is no part of a mail may be written."""
-        if self.state not in _BETWEEN_MAILS:
+        state = self.state
+        if state is not SessionState.MAIL_FROM and state is not SessionState.AUTHENTICATION:
             raise UsageError(f"{verb} is not possible in state {self.state.value}")
 
     @property

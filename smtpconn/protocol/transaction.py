@@ -39,8 +39,8 @@ class Attempt(Verdicts):
         grouped = level > Pipelining.OFF and self.session.capabilities.supports_pipelining
         if not self.announced:
             yield from self._envelope(grouped, always_reset=level >= Pipelining.PREFETCH)
-        if (yield from self._envelope_refused(following)):
-            return SendResult(self.results())
+        if not self._wants_content(following):
+            return (yield from self._leave(following))
         self.session.state = SessionState.DATA
         if self.outgoing.chunking:
             yield from self._chunks(grouped, following)
@@ -128,9 +128,10 @@ class Attempt(Verdicts):
     def _follow(self, entries: Sequence[Entry]) -> None:
         """Take note of what a group settled: the state, a 503, a session that is used up (DT2)."""
         for entry in entries:
-            if code_of(entry) < 400:
+            reply = entry.reply
+            if reply is None or reply.code < 400:
                 continue
-            if entry.kind is RCPT and code_of(entry) == _OUT_OF_STEP:
+            if entry.kind is RCPT and reply.code == _OUT_OF_STEP:
                 self.out_of_step = self.out_of_step or entry
             self._notice_used_up(entry)
         if is_positive(self.mail):
@@ -138,11 +139,8 @@ class Attempt(Verdicts):
         elif self.mail.reply is not None:
             self.session.state = SessionState.MAIL_FROM
 
-    def _envelope_refused(self, following: Attempt | None) -> Flow[bool]:
-        """Judge the replies to the envelope.
-
-        False if the content follows, True if the (LMTP) result stands, else raises.
-        """
+    def _wants_content(self, following: Attempt | None) -> bool:
+        """Judge the replies to the envelope: True if the content follows, False if it is to be left; or raises."""
         session = self.session
         if self._condemn_surplus() and following is None and not self.announced:
             self.refuse_surplus()
@@ -151,22 +149,26 @@ class Attempt(Verdicts):
         if self.announced:
             self._refuse_flight()
         if not is_positive(self.mail):
-            yield from self._leave_data(following)
-            self._raise_mail_refused()
+            return False
         if self.out_of_step is not None:
             self._raise_refused(self.out_of_step)
-        places = [place for place, entry in enumerate(self.rcpts) if is_positive(entry)]
-        self.accepted = {place: position for position, place in enumerate(places)}
+        self._note_accepted()
         if not self.accepted:
-            yield from self._leave_data(following)
-            if following is None or not following.announced:
-                session.state = SessionState.MAIL_FROM
-            if session.is_lmtp:
-                return True
-            raise refusal(self.results())
+            return False
         if self.data is not None and code_of(self.data) >= 400:
             self._raise_refused(self.data)
-        return False
+        return True
+
+    def _leave(self, following: Attempt | None) -> Flow[SendResult]:
+        """MAIL or every recipient is refused: the (LMTP) result, or raises."""
+        yield from self._leave_data(following)
+        if not is_positive(self.mail):
+            self._raise_mail_refused()
+        if following is None or not following.announced:
+            self.session.state = SessionState.MAIL_FROM
+        if self.session.is_lmtp:
+            return SendResult(self.results())
+        raise refusal(self.results())
 
     def fan_out(self) -> Sequence[Entry]:
         """In a burst: the envelope is answered, and so it is known how many final replies there are (LG4).
@@ -176,10 +178,9 @@ class Attempt(Verdicts):
         self._follow(self.envelope)
         if is_refused(self.rset):
             self.session.retiring = True  # RE5
-        places = [place for place, entry in enumerate(self.rcpts) if is_positive(entry)]
         if is_positive(self.mail):
-            self.accepted = {place: position for position, place in enumerate(places)}
-        elif places:
+            self._note_accepted()
+        elif any(map(is_positive, self.rcpts)):
             self.session.condemn("a RCPT accepted without a MAIL")
         if self.session.is_lmtp:
             self.ends += [Entry(LMTP_END) for _ in range(len(self.accepted) - 1)]
@@ -275,16 +276,13 @@ class Attempt(Verdicts):
         self.ends = [Entry(kind, offset) for _ in range(count)]
         return self.ends
 
-    def _commit(
-        self, octets: bytes, stage: str, following: Attempt | None, *, droppable: bool = False
-    ) -> Flow[None]:
-        """Write what ends with the commit point, and the envelope that follows behind it (BR13, PF1)."""
+    def _commit(self, octets: bytes, stage: str, following: Attempt | None, *, droppable: bool = False) -> Step:
+        """What ends with the commit point, and the envelope that follows behind it (BR13, PF1)."""
         ends = self._expect_end(len(octets))
         if following is None:
-            yield Step(octets, ends, stage, droppable=droppable)
-            return
+            return Step(octets, ends, stage, droppable=droppable)
         envelope, entries = following.announcement()
-        yield Step(octets + envelope, [*ends, *entries], stage, droppable=droppable, ahead=True)
+        return Step(octets + envelope, [*ends, *entries], stage, droppable=droppable, ahead=True)
 
     def _data(self, following: Attempt | None) -> Flow[None]:
         """The body and the dot. The tail of the body may share the terminator's slice."""
@@ -302,7 +300,7 @@ class Attempt(Verdicts):
         whole = len(stuffed) - len(stuffed) % body.SLICE
         if whole:
             yield Step(memoryview(stuffed)[:whole], (), "body")
-        yield from self._commit(stuffed[whole:] + end, "body", following)
+        yield self._commit(stuffed[whole:] + end, "body", following)
 
     def _all_but_the_last_piece(self, content: bytes) -> Flow[bytes]:
         """Stuff and write a large message piece by piece, without a copy of the whole; gives the last piece."""
@@ -321,7 +319,7 @@ class Attempt(Verdicts):
             if whole:
                 yield Step(bytes(held[:whole]), (), "body")
                 del held[:whole]
-        yield from self._commit(bytes(held) + stuffer.finish(), "body", following)
+        yield self._commit(bytes(held) + stuffer.finish(), "body", following)
 
     def _chunks(self, grouped: bool, following: Attempt | None) -> Flow[None]:
         """BDAT (RFC 3030). Bytes are one LAST chunk.
@@ -376,7 +374,7 @@ class Attempt(Verdicts):
     def _last_chunk(self, chunk: bytes, following: Attempt | None) -> Flow[None]:
         line = commands.bdat(len(chunk), last=True)
         if len(chunk) <= body.SLICE:
-            yield from self._commit(line + chunk, END.stage, following, droppable=True)
+            yield self._commit(line + chunk, END.stage, following, droppable=True)
             return
         yield Step(line, self._expect_end(len(line) + len(chunk)), END.stage, replies=0, droppable=True)
         if following is None:
@@ -424,6 +422,9 @@ class Attempt(Verdicts):
         if following is None or not (following.data and 300 <= code_of(following.data) <= 399):
             # AN2: with the 354 at its place the flight is aligned, and what stands behind it is the next mail's
             self.look_for_surplus(following)
+        if self.all_deliver:
+            session.rset_owed = False
+            return self.conclusion()
         if self.has_delivered:
             session.rset_owed = False
         for entry in self.ends:

@@ -6,6 +6,7 @@ know what is written when (`transaction` and `burst` do). The verdicts are the s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from smtpconn.protocol.envelope import Outgoing
@@ -16,6 +17,9 @@ from smtpconn.protocol.result import RecipientResult, SendResult
 from smtpconn.protocol.session import Session
 
 UNKNOWN_COMMAND = frozenset({500, 502, 504})  # to BDAT: its octets may be taken for commands
+
+_POSITIVE = frozenset(range(200, 300))
+_TAKEN = _POSITIVE - {221}  # that one is a farewell (BR2)
 
 _Verdict = tuple[Delivery, "Reply | None", "str | None"]
 
@@ -51,6 +55,13 @@ class Verdicts:
         """All entries of its, in order."""
         return [*self.envelope, *self.chunks, *self.ends]
 
+    def _note_accepted(self) -> None:
+        """The replies to the RCPTs are in."""
+        accepted = self.accepted = {}
+        for place, entry in enumerate(self.rcpts):
+            if entry.reply is not None and entry.reply.code in _POSITIVE:
+                accepted[place] = len(accepted)
+
     @property
     def begun(self) -> bool:
         """True if octets of it may have been written."""
@@ -65,6 +76,12 @@ class Verdicts:
     def has_delivered(self) -> bool:
         """True if somebody got the mail."""
         return any(map(delivers, self.ends))
+
+    @property
+    def all_deliver(self) -> bool:
+        """True if every final reply was read and takes responsibility."""
+        ends = self.ends
+        return bool(ends) and delivers(ends[0]) and (len(ends) == 1 or all(map(delivers, ends)))
 
     def is_in_doubt(self, others: Sequence[Reply], *, unread: bool, garbage: bool) -> bool:
         """OS, LS, PF6: could one of these replies be the final one, and would it change the verdict?"""
@@ -98,9 +115,9 @@ class Verdicts:
 
         They leave the verdict in doubt where it could be theirs.
         """
-        replies, cut, garbage = self.session.surplus("octets behind the final reply")
-        if not replies and not cut and not garbage:
+        if not self.session.parser.pending:
             return
+        replies, cut, garbage = self.session.surplus("octets behind the final reply")
         if not cut and not garbage and all(reply.code in (421, 221) for reply in replies):
             self.session.closing = replies[-1]
         elif following is None:
@@ -130,9 +147,19 @@ class Verdicts:
 
     def results(self) -> tuple[RecipientResult, ...]:
         """What is known of every recipient given, in order."""
+        outgoing, ends, count = self.outgoing, self.ends, len(self.rcpts)
+        stands = not (self.contaminated or self.misaligned or self.chunks or is_refused(self.data))
+        if stands and is_positive(self.mail) and len(self.accepted) == count and self.all_deliver:
+            # Everybody has it: most mails are so, and no question is to be asked about each recipient.
+            if not self.session.is_lmtp:
+                reply, stage = ends[0].reply, END.stage
+                return tuple([RecipientResult(to, Delivery.DELIVERED, reply, stage) for to in outgoing.recipients])
+            replies = [ends[place].reply for place in outgoing.given]
+            many = itertools.repeat
+            return tuple(map(RecipientResult, outgoing.recipients, many(Delivery.DELIVERED), replies, many(END.stage)))
         of_all = self._first_refused((self.data, *self.chunks))
-        verdicts = [self._verdict(place, self._refused_by(place, of_all)) for place in range(len(self.rcpts))]
-        pairs = zip(self.outgoing.recipients, self.outgoing.given, strict=True)
+        verdicts = [self._verdict(place, self._refused_by(place, of_all)) for place in range(count)]
+        pairs = zip(outgoing.recipients, outgoing.given, strict=True)
         return tuple([RecipientResult(recipient, *verdicts[place]) for recipient, place in pairs])
 
     def _verdict(self, place: int, refused: Entry | None) -> _Verdict:
@@ -218,17 +245,17 @@ class Verdicts:
 
 def is_positive(entry: Entry) -> bool:
     """True if a 2yz was read."""
-    return entry.reply is not None and 200 <= entry.reply.code <= 299
+    return entry.reply is not None and entry.reply.code in _POSITIVE
 
 
 def is_refused(entry: Entry | None) -> bool:
     """True if a 4yz or 5yz was read."""
-    return entry is not None and code_of(entry) >= 400
+    return entry is not None and entry.reply is not None and entry.reply.code >= 400
 
 
 def delivers(entry: Entry) -> bool:
     """True if this final reply takes responsibility: 2yz, but 221 is a farewell (BR2)."""
-    return entry.reply is not None and 200 <= entry.reply.code <= 299 and entry.reply.code != 221
+    return entry.reply is not None and entry.reply.code in _TAKEN
 
 
 def code_of(entry: Entry | None) -> int:

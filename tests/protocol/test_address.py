@@ -634,6 +634,24 @@ def test_an_error_names_the_argument_that_the_caller_knows(checker: Callable[...
         checker("a b", argument="server_name")
 
 
-def test_a_mailbox_is_found_with_its_at() -> None:
-    assert check_mailbox("auth", "user@example.com") == ("user@example.com", 4)
-    assert check_mailbox("auth", '"a@b"@example.com') == ('"a@b"@example.com', 5)
+def test_a_mailbox_is_found_without_its_route() -> None:
+    assert check_mailbox("auth", "user@example.com") == "user@example.com"
+    assert check_mailbox("auth", '@a.example,@b.example:"a@b"@example.com') == '"a@b"@example.com'
+
+
+@pytest.mark.parametrize(
+    ("path", "local_part", "domain"),
+    [
+        pytest.param(ForwardPath("user@example.com"), "user", "example.com", id="plain"),
+        pytest.param(ForwardPath('"a@b"@example.com'), '"a@b"', "example.com", id="an @ in quotes"),
+        pytest.param(ForwardPath('"a@b"', local=True), '"a@b"', None, id="nothing but quotes"),
+        pytest.param(ForwardPath("user@[IPv6:::1]"), "user", "[IPv6:::1]", id="a literal"),
+        pytest.param(ForwardPath("@a.example:user@example.com"), "user", "example.com", id="behind a route"),
+        pytest.param(ForwardPath("Postmaster"), "Postmaster", None, id="postmaster"),
+    ],
+)
+def test_a_path_is_told_apart_at_the_at_in_front_of_its_domain(
+    path: ForwardPath, local_part: str, domain: str | None
+) -> None:
+    assert (path.local_part, path.domain) == (local_part, domain)
+    assert path.key == (local_part.encode(), (domain or "").lower().encode())

@@ -98,3 +98,14 @@ def test_a_mail_is_committed_when_the_last_octet_may_have_left_LG5_BR22() -> Non
         seen.append(owed.committed(end))
         assert not owed.committed(other)
     assert seen == [False, False, True, True]
+
+
+def test_a_reply_is_given_to_as_many_entries_at_the_head_as_are_said() -> None:
+    owed, reply = Ledger(), Reply(250, b"250 ok\r\n")
+    entries = [Entry(ledger.RCPT) for _ in range(4)]
+    owed.enter(*entries)
+    owed.settle(reply)
+    owed.settle_alike(reply, 2)
+    assert [entry.reply for entry in entries] == [reply, reply, reply, None]
+    assert list(owed.owed) == entries[3:]
+    assert owed.last is reply

@@ -294,6 +294,35 @@ def test_what_was_read_before_changes_nothing_of_what_is_read_now() -> None:
     assert third.raw == b"250 2.1.0 **\r\n"
 
 
+def test_replies_alike_are_taken_as_one_as_far_as_they_are_whole_and_asked_for() -> None:
+    parser = ReplyParser()
+    parser.feed(b"250-a\r\n250 ok\r\n" * 6 + b"250-a\r\n250 no\r\n250-a\r\n250 o")
+    first = parser.next_reply()
+    assert first is not None
+    assert [parser.next_alike(first, most) for most in (0, 2, 9, 9)] == [0, 2, 3, 0]
+    other = parser.next_reply()
+    assert other is not None
+    assert other.lines == ("a", "no")
+    assert parser.next_alike(first, 9) == 0  # it is not all there
+    assert parser.next_reply() is None
+    parser.feed(b"k\r\nx")
+    assert parser.next_alike(first, 9) == 0  # it is under way, and its rest is no beginning
+    assert parser.next_reply() == first
+    with pytest.raises(MalformedReplyError) as caught:
+        parser.next_reply()
+    assert caught.value.offset == 8 * len(first.raw)
+
+
+def test_replies_alike_are_not_taken_as_one_where_they_are_redacted() -> None:
+    """features:F49: what is compared would be the octets of the secret."""
+    parser = ReplyParser()
+    parser.redact = lambda octets: octets.replace(b"hunter2", b"***")
+    parser.feed(b"334 hunter2\r\n334 ***\r\n")
+    first = parser.next_reply()
+    assert first is not None
+    assert parser.next_alike(first, 1) == 0
+
+
 def test_what_is_redacted_reaches_neither_reply_nor_error() -> None:
     """features:F49: the exchange says what must not be shown."""
     parser = ReplyParser()
