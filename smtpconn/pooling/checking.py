@@ -85,16 +85,17 @@ class Checks:
 
     def fate(self, slot: Slot, connection: PooledConnection) -> str | None:
         """RN2, as far as the connection itself decides; no I/O."""
-        if not connection.usable:
+        wear = connection.wear
+        if wear is None:
             return "closing" if connection.is_shutting_down else "broken"
-        mails = connection.mails
+        mails, nonmail = wear
         if mails != slot.mails:
             slot.mails = mails
             slot.suspect = False  # VA6: a transaction has passed
             self._stock.note_limits(slot, connection)  # it may have said EHLO again
         if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
             return "messages"
-        return "nonmail" if connection.nonmail >= NONMAIL_BUDGET else None
+        return "nonmail" if nonmail >= NONMAIL_BUDGET else None
 
     def signalled(self, slot: Slot, connection: PooledConnection, error: BaseException | None = None) -> None:
         """The server has ended a connection (section 7): its siblings are looked at, and something may be learnt."""

@@ -171,6 +171,9 @@ def snapshot(
         breaker=None if endpoints.refusal is None else max(0.0, endpoints.refused_until - now),
         acquired=slots.acquired + acquired,
         reused=slots.reused + reused,
+        waited=slots.waited,
+        wait_seconds=slots.wait_seconds,
+        longest_wait=slots.longest_wait,
         retired=MappingProxyType({reason: slots.retired.get(reason, 0) for reason in RETIRED}),
         **numbers,
     )
@@ -214,10 +217,9 @@ def _count(rooms: list[Slot], state: object) -> int:
     return sum(1 for slot in rooms if slot.state is state)
 
 
-_SECONDS = ("wait_seconds", "longest_wait", "open_seconds")
+_SECONDS = ("open_seconds",)
 _COUNTERS = (
     *_SECONDS,
-    "waited",
     "timeouts",
     "overloads",
     "interrupted",

@@ -73,7 +73,7 @@ def test_PG1_slots_uncontended_acquire_and_return(server: ServerProcess) -> None
 
         def cycle() -> None:
             claim = Claim(slots)
-            slots.take_now(claim, time.monotonic(), 1e18, True)
+            slots.take(claim, 1e18)
             slots.give_back(claim, 45.0)
 
         cost, ratio = compared(cycle)
