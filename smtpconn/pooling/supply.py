@@ -16,7 +16,7 @@ from functools import partial
 
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling import events
-from smtpconn.pooling.checking import Checks
+from smtpconn.pooling.checking import Checks, is_garbled_farewell
 from smtpconn.pooling.claims import CLOSING, LEASED, Claim, Outcome, Slot
 from smtpconn.pooling.opener import Opener
 from smtpconn.pooling.pooled import PooledConnection
@@ -244,10 +244,10 @@ class Supply:
             if reason is None:
                 reason = self.slots.give_back(claim, self._max_idle)
             else:
-                if reason == "closing":
-                    self._checks.signalled(slot, connection, error)
-                elif isinstance(error, ProtocolError):
+                if reason != "closing" and isinstance(error, ProtocolError):
                     self.count("protocol_errors")
+                if reason == "closing" or is_garbled_farewell(error):
+                    self._checks.signalled(slot, connection, error)
                 self.slots.condemn(claim, reason)
         if reason is not None:
             self._close(slot, rest)
