@@ -290,7 +290,8 @@ class Conversation:
             self.abandon()
             return
         self._closed_by_owner = True
-        if self._holder == threading.get_ident():
+        me = threading.get_ident()
+        if self._holder == me or (self._holder is None and self._batch_of == me):
             self._session.condemn("closed by its owner")
             self._driver.transport.close()
             return

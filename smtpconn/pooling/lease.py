@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
-from smtpconn.chain import check_mail, check_mails
+from smtpconn.chain import Pulled, check_mail, check_mails
 from smtpconn.connection import Message, Recipients
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.opening import CredentialsSource, concealed, credentials_of
@@ -16,6 +16,7 @@ from smtpconn.outcomes import MailOutcome, MailOutcomes
 from smtpconn.pooling.holding import Holding, Limit
 from smtpconn.protocol.address import ReversePath, check_ehlo_domain
 from smtpconn.protocol.extensions import ServerCapabilities
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.reply import Reply
@@ -166,16 +167,46 @@ class Lease(Holding):
         return result
 
     def send_many(self, mails: Iterable[Mail], *, timeout: Limit = None) -> MailOutcomes:
-        """`SmtpConnection.send_many`: one mail after the other, over this connection."""
+        """`SmtpConnection.send_many`: one mail after the other, over this connection.
+
+        At `PREFETCH` and `BURST` the connection is the batch's from its first `next()` to its end: exhaust it, or close
+        it. A lease that ends before closes its connection; the mails that are left are then refused.
+        """
         limit = self._timeout if timeout is None else timeout
         Budget.of(limit)  # what is wrong with an argument is said now, not with the first mail
         check_mails(mails)
         return MailOutcomes(self._outcomes(mails, limit))
 
     def _outcomes(self, mails: Iterable[Mail], limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
+        if self._state == "held" and self._supply.level >= Pipelining.PREFETCH:
+            yield from self._run_ahead(Pulled(mails), limit)
+            return
         for index, mail in enumerate(mails):
             check_mail(mail)
             yield MailOutcome.of(index, mail, lambda mail: self._verb("_send", mail, timeout=limit))
+
+    def _run_ahead(self, pulled: Pulled, limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
+        """LV8: the connection is this batch's to its end. If the lease ends before, nobody can say what is open there.
+
+        So the batch counts as one verb under way: such a connection is closed.
+        """
+        connection = self._begin_verb()
+        try:
+            chain = connection.chain(limit, self._supply.clock)
+            slot = self._claim.slot if self._claim is not None else None
+            if slot is not None:
+                chain.most_mails = min(slot.most_mails, slot.endpoint.most(self._supply.clock()))
+            try:
+                self._verb("_begin_chain", chain, timeout=limit)
+                while (item := pulled.take()) is not None:
+                    index, mail = item
+                    yield MailOutcome.of(
+                        index, mail, lambda mail: self._verb("_send_in_chain", mail, chain, pulled.peek, timeout=limit)
+                    )
+            finally:
+                connection._end_chain(chain)
+        finally:
+            self._leave_verb()
 
     # ---- the session. A connection that changed its identity serves nobody else afterwards (I34)
 
