@@ -51,7 +51,8 @@ def _alive() -> list[Pool]:
 
 
 def _in_child() -> None:
-    global _lock  # another thread of the parent may have held it
+    global _known, _lock  # another thread of the parent may have held the lock
+    _known = os.getpid()
     _lock = threading.Lock()
     for pool in _alive():
         pool._after_fork()

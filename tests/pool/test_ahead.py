@@ -144,17 +144,29 @@ def shrink(pool: ConnectionPool) -> None:
 
 
 def test_RT11_LV6_a_worker_announces_each_mail_behind_the_one_before(server: LoopbackServer) -> None:
-    """features:BS8: one flight a mail from the second on, on each connection."""
-    with Relay(server, delay=0.02) as relay:
-        with pool_of(relay, PREFETCH, protocol=server.protocol) as pool:
-            outcomes = sent(pool, server, mails(24), concurrency=2)
-            assert verdicts(outcomes) == [DL] * 24
-            assert max(mails_of(server)) < 24
-            assert endpoint(pool) == (PREFETCH, None)
-        flights = relay.flights
-    set_up_and_quit = 2 * len(server.sessions)
-    assert flights - set_up_and_quit == 24 + len(server.sessions)
-    assert server.violations == []
+    """features:BS8: one flight a mail from the second on, on each connection.
+
+    Where the machine lets the consumer wait for longer than a flight takes, no mail is at hand, and one more is needed:
+    then the batch is sent again.
+    """
+    spare = -1
+    for _ in range(5):
+        server.wait_for_connections(0, 20)
+        server.clear()
+        with Relay(server, delay=0.02) as relay:
+            with pool_of(relay, PREFETCH, protocol=server.protocol) as pool:
+                outcomes = sent(pool, server, mails(24), concurrency=2)
+                assert verdicts(outcomes) == [DL] * 24
+                assert max(mails_of(server)) < 24
+                assert endpoint(pool) == (PREFETCH, None)
+            flights = relay.flights
+        assert server.violations == []
+        set_up_and_quit = 2 * len(server.sessions)
+        spare = flights - set_up_and_quit - (24 + len(server.sessions))
+        assert spare >= 0
+        if not spare:
+            break
+    assert spare == 0
 
 
 def test_RT12_LV9_a_worker_bursts_what_is_ready(server: LoopbackServer) -> None:
