@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from smtpconn import discovery, handshake
 from smtpconn import message as email_messages
-from smtpconn.chain import Chain, Pulled, check_mail, check_mails
+from smtpconn.chain import Chain, Peek, Pulled, check_mail, check_mails
 from smtpconn.deadline import Budget, Clock, Deadline, Timeouts
 from smtpconn.opening import (
     CredentialsSource,
@@ -553,19 +553,26 @@ class SmtpConnection(Sending):
         """LV8: the connection is this batch's until it ends, and each envelope stands behind the end of data before."""
         chain = Chain(self, timeout)
         try:
-            self._in_turn(Budget.of(timeout), lambda: self._begin_batch(chain))
+            self._begin_chain(chain, timeout=timeout)
             while (item := pulled.take()) is not None:
                 index, mail = item
-
-                def send(mail: Mail) -> SendResult:
-                    if chain.knows(mail):
-                        return chain.send(mail)
-                    return self._in_turn(Budget.of(timeout), lambda: chain.send(mail, pulled.peek), chain)
-
-                yield MailOutcome.of(index, mail, send)
+                yield MailOutcome.of(
+                    index, mail, lambda mail: self._send_in_chain(mail, chain, pulled.peek, timeout=timeout)
+                )
         finally:
-            chain.close()
-            self._end_batch(chain)
+            self._end_chain(chain)
+
+    def _begin_chain(self, chain: Chain, *, timeout: Timeout) -> None:
+        self._in_turn(Budget.of(timeout), lambda: self._begin_batch(chain))
+
+    def _send_in_chain(self, mail: Mail, chain: Chain, peek: Peek, *, timeout: Timeout) -> SendResult:
+        if chain.knows(mail):
+            return chain.send(mail)
+        return self._in_turn(Budget.of(timeout), lambda: chain.send(mail, peek), chain)
+
+    def _end_chain(self, chain: Chain) -> None:
+        chain.close()
+        self._end_batch(chain)
 
     def chain(self, timeout: Timeout, clock: Clock) -> Chain:
         """For the pool, which has leased this connection: mails of one batch that may share flights."""

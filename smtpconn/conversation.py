@@ -290,7 +290,8 @@ class Conversation:
             self.abandon()
             return
         self._closed_by_owner = True
-        if self._holder == threading.get_ident():
+        me = threading.get_ident()
+        if self._holder == me or (self._holder is None and self._batch_of == me):
             self._session.condemn("closed by its owner")
             self._driver.transport.close()
             return
@@ -302,9 +303,7 @@ class Conversation:
     def abort(self) -> None:
         """From another thread: wake a call that is blocked; it ends as a lost connection."""
         self._cut_short = True
-        wake = getattr(self._driver.transport, "abort", None)
-        if wake is not None:
-            wake()
+        getattr(self._driver.transport, "abort", _nothing)()
 
     def abandon(self) -> None:
         """In a forked child: close our copy of the descriptor; nothing is written or shut down."""
@@ -324,10 +323,7 @@ class Conversation:
     @property
     def usable(self) -> bool:
         """True if a further verb may be tried: not poisoned, not closed, not closing."""
-        session = self._session
-        return (
-            not self._closed_by_owner and session.condemned is None and session.closing is None and not session.retiring
-        )
+        return self.wear is not None
 
     @property
     def is_shutting_down(self) -> bool:
@@ -338,6 +334,13 @@ class Conversation:
     def closing_reply(self) -> Reply | None:
         """The reply by which the server said so, or None."""
         return self._session.closing
+
+    @property
+    def wear(self) -> tuple[int, int] | None:
+        """`mails` and `nonmail`, or None where it is not `usable`: all that a pool asks when it comes back."""
+        session = self._session
+        ended = session.condemned is not None or session.closing is not None or session.retiring
+        return None if ended or self._closed_by_owner else (session.mails, session.nonmail)
 
     @property
     def mails(self) -> int:

@@ -175,16 +175,16 @@ class ConnectionPool:
         if closed:
             self._supply.slots.closed = True
             self._finished.set()
-        self._pid = os.getpid()
+        self._pid = process.pid()
 
     def _here(self) -> Supply:
         """The supply of this process: a raw clone runs no hooks (LE6)."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid():
             self._after_fork()
         return self._supply
 
     def _perform(self, timeout: float | Timeouts | None, verb: Verb[Result], mail: Mail | None = None) -> Result:
-        if self._pid != os.getpid():
+        if self._pid != process.pid():
             self._after_fork()
         return self._calls.perform(timeout, verb, mail)
 
@@ -413,7 +413,7 @@ class ConnectionPool:
 
     def _at_exit(self) -> None:
         """At the interpreter's exit: QUIT to what is idle, without a wait; leases are left alone."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid():
             return
         lock = self._supply.slots.lock
         if not lock.acquire(timeout=_EXIT_PATIENCE):

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from smtpconn.pooling.claims import CLOSING, HANDED, IDLE, LEASED, OPENING, Claim, Outcome, Slot, Ticket, TicketState
-from smtpconn.pooling.upkeep import LEAK_CHECK, Upkeep
+from smtpconn.pooling.handoff import LEAK_CHECK
+from smtpconn.pooling.upkeep import Upkeep
 
 CHECK = Outcome.CHECK
 
@@ -28,13 +29,11 @@ class Slots(Upkeep):
 
     def take(self, claim: Claim, until: float, *, patient: bool = True) -> Outcome:
         """AQ1 to AQ3: CHECK, OPEN, QUEUED, DOOMED, BUSY (only if not patient), OVERLOADED, HOPELESS or CLOSED."""
-        return self.take_now(claim, self._clock(), until, patient)
+        now = self._clock()
+        with self.lock: return self.take_locked(claim, now, until, patient)
 
-    def take_now(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:
-        """`take` by a caller who has just looked at the clock."""
-        with self.lock: return self._take(claim, now, until, patient)
-
-    def _take(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:
+    def take_locked(self, claim: Claim, now: float, until: float, patient: bool) -> Outcome:
+        """`take` by a caller who holds the lock, and has just looked at the clock."""
         if self._unsettled:
             self._mend(now)
         self._unsettled = True
@@ -57,6 +56,9 @@ class Slots(Upkeep):
                 slot.state = LEASED  # the commit
                 idle.pop()
                 outcome = CHECK
+            elif patient and not idle and not self._vacant and self._max_waiting is None:
+                self._enqueue(claim, now, until)  # what `_take_or_queue` would find, too
+                outcome = Outcome.QUEUED
             else:
                 outcome = self._take_or_queue(claim, now, until, patient)
         self._unsettled = False
@@ -84,12 +86,14 @@ class Slots(Upkeep):
         """AQ5, AQ7: sleep until the claim's ticket is granted, late, hopeless or closed, or a leak is to be closed."""
         ticket = claim.ticket
         assert ticket is not None
+        seconds, ticket.nap = ticket.nap, 0.0
         while True:
+            if seconds:
+                self._sleep(ticket.wake, seconds)
             now = self._clock()
             with self.lock: outcome, seconds = self._look(claim, ticket, now, until)
             if outcome is not Outcome.QUEUED:
                 return outcome
-            self._sleep(ticket.wake, seconds)
 
     def _look(self, claim: Claim, ticket: Ticket, now: float, until: float) -> tuple[Outcome, float]:
         if self._unsettled:
@@ -128,7 +132,7 @@ class Slots(Upkeep):
         return max(0.0, wakes - now)
 
     def _accept(self, claim: Claim, ticket: Ticket, now: float, until: float) -> Outcome:
-        slot = self._owned(claim)
+        slot = claim.slot
         claim.waited = (claim.waited or 0.0) + now - ticket.queued
         claim.ticket = None
         assert slot is not None
@@ -227,9 +231,10 @@ class Slots(Upkeep):
     def give_back(self, claim: Claim, max_idle: float) -> str | None:
         """RN2, RN3: the claim ends, its connection serves the next. Or the reason why the caller has to close it."""
         now = self._clock()
-        with self.lock: return self._give_back(claim, now, max_idle)
+        with self.lock: return self.give_back_locked(claim, now, max_idle)
 
-    def _give_back(self, claim: Claim, now: float, max_idle: float) -> str | None:
+    def give_back_locked(self, claim: Claim, now: float, max_idle: float) -> str | None:
+        """`give_back` by a caller who holds the lock, and has just looked at the clock."""
         if self._unsettled:
             self._mend(now)
         slot = claim.slot

@@ -54,7 +54,7 @@ FLOORS: list[set[str]] = [
     {"pooling.flights"},
     {"pooling.checking", "pooling.opener", "pooling.refusing"},
     {"pooling.supply"},
-    {"pooling.calls"},
+    {"pooling.calls", "pooling.holding"},
     {"pooling.lease", "pooling.train"},
     {"pooling.batch"},
     {"pool"},

@@ -1,8 +1,9 @@
 """Every rule and invariant of the pool's specification is cited by a test, or says why not.
 
 `pool_ids.txt` lists them. A citation is an id in the name, the docstring or the labels of a test of the pool
-(`tests/pool`, `tests/bench`, the pool's tests here and in `tests/interop`); `CS2-CS22` is a range. Where labels are
-found is what `spec_index` knows.
+(`tests/pool`, `tests/bench`, the pool's tests here, in `tests/interop` and in `tests/property`), or in the docstring of
+a module of state machines, which are tests without a function; `CS2-CS22` is a range. Where labels are found is what
+`spec_index` knows.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from pathlib import Path
 from .spec_index import _globals, _labels
 
 TESTS = Path(__file__).parent
-MODULES = ("pool/test_*.py", "bench/test_pool*.py", "test_pool_*.py", "interop/test_*pool*.py")
+MODULES = (
+    "pool/test_*.py", "bench/test_pool*.py", "test_pool_*.py", "interop/test_*pool*.py", "property/test_pool_*.py",
+)  # fmt: skip
 
 NOT_YET: dict[str, str] = {
-    "PO1": "the random model test is not written",
-    "CS11": "the mail's verdict is tested with the driver; the siblings are not marked by a malformed reply",
 }
 
 _ID = r"(?:DF|TM|I|AQ|RN|VA|CS|BO|GN|LE|CL|EP|SN|SM|PG|PO)\d{1,2}"
@@ -38,11 +39,21 @@ def cited_in(text: str) -> Iterator[str]:
         yield from (f"{group}{number}" for number in range(begin, end + 1))
 
 
+def machines_of(tree: ast.Module) -> Iterator[str]:
+    """The state machines of hypothesis that pytest runs: `TestX = Machine.TestCase`."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "TestCase":
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
 def cited() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for module in sorted({path for pattern in MODULES for path in TESTS.glob(pattern)}):
         tree = ast.parse(module.read_text(encoding="utf-8"))
         named = _globals(tree)
+        for machine in machines_of(tree):
+            for name in cited_in(ast.get_docstring(tree) or ""):
+                found.setdefault(name, set()).add(f"{module.name}::{machine}")
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 labels = " ".join(_labels(node.decorator_list, named))
@@ -72,5 +83,6 @@ def test_no_rule_that_is_proved_is_excused_and_no_citation_is_of_nothing() -> No
 
 
 def test_what_a_citation_is() -> None:
+    assert list(machines_of(ast.parse("TestSlots = SlotsMachine.TestCase\nOTHER = Slots.limit"))) == ["TestSlots"]
     assert list(cited_in("test I24 PO3 whatever, pool:CS2-CS4; DF15")) == ["I24", "PO3", "CS2", "CS3", "CS4", "DF15"]
     assert list(cited_in("RFC 5321, XI24, I24x, PO, I123")) == []

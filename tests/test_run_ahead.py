@@ -292,6 +292,19 @@ def test_PL34_PF9_a_consumer_who_leaves_an_open_354_closes_the_connection_withou
     assert not connection.usable
 
 
+def test_LV8_PF9_the_thread_that_began_a_batch_may_close_its_connection_in_the_middle() -> None:
+    """`close` is silent: it does not wait for the batch of its own thread, which would be for ever."""
+    transport, connection = _scripted(PREFETCH, ENVELOPE, FLIGHT)
+    batch = connection.send_many([mail(1), mail(2), mail(3)], timeout=20)
+    assert next(batch).delivery is DL
+    before = transport.written
+    connection.close()
+    assert transport.closed
+    assert [(type(outcome.error), outcome.delivery) for outcome in batch] == [(UsageError, ND)] * 2
+    assert transport.written == before
+    connection.close()
+
+
 def test_PL34_D4_a_deadline_below_the_reserve_stops_in_front_of_the_commit_point() -> None:
     transport, connection = _scripted(PREFETCH, ENVELOPE, FLIGHT)
     clock = FakeClock()

@@ -50,7 +50,8 @@ from smtpconn.contrib.facade import SMTP
 from smtpconn.deadline import Timeouts
 from smtpconn.opening import Endpoint, endpoint_of
 from smtpconn.pool import ConnectionPool
-from smtpconn.pooling.lease import Lease, Limit
+from smtpconn.pooling.holding import Limit
+from smtpconn.pooling.lease import Lease
 from smtpconn.protocol.errors import SmtpError, UsageError
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.result import SendResult

@@ -38,7 +38,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger("smtpconn.contrib.opentelemetry")
 _SCOPE = "smtpconn"
-_SENDING = frozenset({"send", "send_bdat", "send_lmtp", "send_lmtp_bdat", "send_message", "_send"})  # verbs of a lease
+# verbs of a lease
+_SENDING = frozenset({"send", "send_bdat", "send_lmtp", "send_lmtp_bdat", "send_message", "_send", "_send_in_chain"})
 _sending: contextvars.ContextVar[Span | None] = contextvars.ContextVar("smtpconn.sending", default=None)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
 import queue
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from collections.abc import Generator, Iterable, Iterator
 from smtpconn.chain import check_mail, check_mails
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.outcomes import MailOutcome
+from smtpconn.pooling import process
 from smtpconn.pooling.calls import Calls
 from smtpconn.pooling.claims import Claim
 from smtpconn.pooling.settings import whole
@@ -78,7 +78,7 @@ class Batch:
         self._ending: BaseException | None = None  # the input or a body ended the batch: what was pulled is sent (SM9)
         self._over = False
         self._explicit = False
-        self._pid = os.getpid()
+        self._pid = process.pid()
 
     def close(self, source: Generator[MailOutcome, None, None]) -> None:
         """SM8: end what `outcomes` gave; nothing new is begun, and this returns when the workers are gone.
@@ -97,7 +97,7 @@ class Batch:
 
     def outcomes(self) -> Generator[MailOutcome, None, None]:
         """The one iterator of the batch. Collected, it does not wait for its workers; closed by `close`, it does."""
-        if self._pid != os.getpid():
+        if self._pid != process.pid():
             raise UsageError("this batch belongs to the parent process: a forked child must begin its own")
         limit = self._calls.max_size
         workers = limit if self._concurrency is None else min(self._concurrency, limit)

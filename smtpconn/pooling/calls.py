@@ -163,7 +163,7 @@ class Stay:
             self._chained = connection
         slot = self.claim.slot if self.claim is not None else None
         if slot is not None and self._chained is connection:
-            chain.most_mails = min(slot.most_mails, slot.endpoint.most_mails)
+            chain.most_mails = min(slot.most_mails, slot.endpoint.most(self._calls.clock()))
         return chain
 
     def awaits(self, mail: Mail | None) -> bool:

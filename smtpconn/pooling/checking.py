@@ -17,8 +17,9 @@ from smtpconn.pooling.settings import NONMAIL_BUDGET, NOOP_BUDGET
 from smtpconn.pooling.stock import Stock
 from smtpconn.protocol.errors import SmtpError
 from smtpconn.protocol.mail import Recipient, domains_of
-from smtpconn.protocol.reply import Reply
+from smtpconn.protocol.reply import MalformedReplyError, Reply
 
+_FAREWELLS = (b"\r\n421", b"\r\n221", b"\n421", b"\n221")
 _NO_NOOP = frozenset({500, 502, 504})
 _NOOPS_REFUSED = 2  # VA5: a server without NOOP is not asked for ever (msmtp's users met one)
 
@@ -41,7 +42,7 @@ class Checks:
         if not connection.is_quiet():
             return self.found_dead(slot, connection)
         mails = slot.mails
-        if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
+        if mails >= slot.most_mails or (mails >= slot.endpoint.most_mails and mails >= slot.endpoint.most(now)):
             return "messages"
         if slot.counts_domains and beyond_domains(connection, claim.recipients):
             return "messages"
@@ -85,16 +86,18 @@ class Checks:
 
     def fate(self, slot: Slot, connection: PooledConnection) -> str | None:
         """RN2, as far as the connection itself decides; no I/O."""
-        if not connection.usable:
+        wear = connection.wear
+        if wear is None:
             return "closing" if connection.is_shutting_down else "broken"
-        mails = connection.mails
+        mails, nonmail = wear
         if mails != slot.mails:
             slot.mails = mails
             slot.suspect = False  # VA6: a transaction has passed
             self._stock.note_limits(slot, connection)  # it may have said EHLO again
-        if mails >= slot.most_mails or mails >= slot.endpoint.most_mails:
+        learnt = slot.endpoint
+        if mails >= slot.most_mails or (mails >= learnt.most_mails and mails >= learnt.most(self._stock.clock())):
             return "messages"
-        return "nonmail" if connection.nonmail >= NONMAIL_BUDGET else None
+        return "nonmail" if nonmail >= NONMAIL_BUDGET else None
 
     def signalled(self, slot: Slot, connection: PooledConnection, error: BaseException | None = None) -> None:
         """The server has ended a connection (section 7): its siblings are looked at, and something may be learnt."""
@@ -116,7 +119,7 @@ class Checks:
         if alarms_siblings(reply):
             self._suspect_siblings(slot)
         if ends_the_series(reply) and isinstance(error, SmtpError) and error.stage in ("MAIL", "DATA"):
-            health.learn(connection.mails - 1)
+            health.learn(connection.mails - 1, self._stock.clock())
         if reply is None or reply.code != 432:
             return None
         self._stock.slots.count("shrinks")
@@ -129,6 +132,14 @@ class Checks:
         for other in self._stock.slots.each():
             if other is not slot and other.endpoint is slot.endpoint:
                 other.suspect = True
+
+
+def is_garbled_farewell(error: BaseException | None) -> bool:
+    """CS11: a blank line and then a 421 or 221 where a reply was awaited, as some servers say on idle time-out."""
+    cause = error
+    while isinstance(cause, SmtpError):
+        cause = cause.__cause__
+    return isinstance(cause, MalformedReplyError) and cause.octets.startswith(_FAREWELLS)
 
 
 def beyond_domains(connection: PooledConnection, recipients: Iterable[Recipient]) -> bool:

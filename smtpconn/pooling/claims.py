@@ -54,7 +54,15 @@ class Outcome(enum.Enum):
     LEASED = "it is yours"
 
 
-current_thread = threading.current_thread
+
+class _Here(threading.local):
+    """The thread that asks: `current_thread` is three calls."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+
+_here = _Here()
 
 EMPTY, OPENING, IDLE, HANDED, LEASED, CLOSING = SlotState
 
@@ -147,14 +155,17 @@ class Claim:
 
     def __init__(self, slots: LeakQueue) -> None:
         watch = Watch(self, slots.forget)
-        watch.thread = current_thread()
+        watch.thread = _here.thread
         self.watch = watch
 
 
 class Ticket:
-    """A waiter: its number, its deadline, the lock that it sleeps on. Its state changes only under the slots' lock."""
+    """A waiter: its number, its deadline, the lock that it sleeps on. Its state changes only under the slots' lock.
 
-    __slots__ = ("number", "party", "queued", "state", "until", "wake", "watch")
+    `nap`: seconds that it may sleep before it looks for the first time; 0: it has to look at once.
+    """
+
+    __slots__ = ("nap", "number", "party", "queued", "state", "until", "wake", "watch")
 
     def __init__(self, number: int, until: float, queued: float, watch: Watch | None, party: object) -> None:
         self.party = party
@@ -162,6 +173,7 @@ class Ticket:
         self.until = until
         self.queued = queued
         self.watch = watch
+        self.nap = 0.0
         self.state = TicketState.WAITING
         self.wake = threading.Lock()
         self.wake.acquire()

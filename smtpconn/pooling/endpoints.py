@@ -34,6 +34,7 @@ _JITTER = 0.2
 _BREAKER, _BREAKER_MOST = 60.0, 3_600.0  # DF13
 _HOLD = 60.0  # DF14
 _RECENT = 30.0  # BO7
+LEARNT_FOR = 600.0  # VA9: as long as a lost flight is held against an endpoint (pipelining FB3)
 _LINGER, _PAUSE = 2.0, 0.25  # a server may count a connection a moment longer than it lives
 _CUT_SHORT = 5.0  # BO1
 _LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -77,8 +78,8 @@ class Health:
         self.limited_at = 0.0
         self.crowded_at = -math.inf  # when it last took no more connections (BO7)
         self.left_at = -math.inf  # when the last connection to it was closed
-        self.max_messages: int | None = None  # learnt (VA9)
-        self.most_mails = math.inf  # the same as a number to compare with
+        self.most_mails = math.inf  # MAILs that a connection may carry, learnt (VA9)
+        self._learnt_until = -math.inf
         self._ended_after = 0
         self.noops_refused = 0  # VA5
         self.rset_alone = False  # it answers 503 to MAIL behind RSET in one flight (pipelining FB6)
@@ -88,12 +89,19 @@ class Health:
         """It answered 500, 502 or 504 to NOOP (VA5)."""
         self.noops_refused += 1
 
-    def learn(self, mails: int) -> None:
-        """A connection was ended by the server after so many mails: twice running is a rule (VA9)."""
+    def learn(self, mails: int, now: float) -> None:
+        """A connection was ended by the server after so many mails: twice running is a rule, for a time (VA9).
+
+        When that is over, the first connection that ends after as many as the last one is enough.
+        """
         if mails >= 1 and mails == self._ended_after:
-            self.max_messages = mails if self.max_messages is None else min(mails, self.max_messages)
-            self.most_mails = self.max_messages
+            self.most_mails = min(mails, self.most(now))
+            self._learnt_until = now + LEARNT_FOR
         self._ended_after = mails
+
+    def most(self, now: float) -> float:
+        """MAILs that a connection may carry now by what was learnt; inf where nothing was, or too long ago."""
+        return self.most_mails if now < self._learnt_until else math.inf
 
     def back_off(self, now: float, begun: float, least: float) -> float | None:
         """BO1: the delay that starts now, or None if this open began before the last one started."""

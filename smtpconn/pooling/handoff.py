@@ -38,6 +38,8 @@ from smtpconn.pooling.claims import (
     sleep_on,
 )
 
+LEAK_CHECK = 1.0  # seconds; whoever waits looks for leaked claims at least this often (LE4)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -74,6 +76,8 @@ class Handoff:
         self.forget: Callable[[Watch], None] = self._leaked.append
         self.acquired = 0  # claims that have ended as leases
         self.reused = 0  # of them on a connection that had served before
+        self.waited = 0  # of them after queueing; the seconds of that, and the longest
+        self.wait_seconds = self.longest_wait = 0.0
         self.overdue = False
         self._unsettled = False
         self._drained: list[threading.Lock] = []  # who waits for the last lease of a closed pool
@@ -177,9 +181,10 @@ class Handoff:
 
     def _settle(self, claim: Claim) -> None:
         if claim.granted and claim.waited is not None:
-            self.count("waited")
-            self.count("wait_seconds", claim.waited)
-            self.counters["longest_wait"] = max(self.counters.get("longest_wait", 0.0), claim.waited)
+            self.waited += 1
+            self.wait_seconds += claim.waited
+            if claim.waited > self.longest_wait:
+                self.longest_wait = claim.waited
         claim.waited = None
         if claim.verdicts is not None:
             for name, number in zip(("delivered", "not_delivered", "unknown"), claim.verdicts, strict=True):
@@ -189,6 +194,8 @@ class Handoff:
     def _enqueue(self, claim: Claim, now: float, until: float) -> None:
         ticket = Ticket(claim.number, until, now, claim.watch, claim.party)
         claim.ticket = ticket
+        if not self._vacant and not self._idle:
+            ticket.nap = max(0.0, min(until - now, LEAK_CHECK))  # nothing that it could time itself by
         queue = self._queue
         if queue and ticket.number < next(reversed(queue)):  # it drew its number before others who wait by now
             self._queue = OrderedDict(sorted([*queue.items(), (ticket.number, ticket)]))
@@ -219,7 +226,7 @@ class Handoff:
 
     def _serve(self, now: float) -> None:
         """AQ4: hand what is there to who is first, until one of both runs out; the head times itself (AQ7)."""
-        while (ticket := self._head(now)) is not None:
+        while (self._idle or self._vacant) and (ticket := self._head(now)) is not None:
             if self._idle:
                 slot = self._idle[-1]
                 slot.since = now
@@ -234,15 +241,13 @@ class Handoff:
                 if self._vacant and ticket is not self._timed:
                     self._poke(ticket)  # without an empty slot there is no open for whose moment it would wake
                 return
-            self._grant(ticket, slot)
-
-    def _grant(self, ticket: Ticket, slot: Slot) -> None:
-        claim = slot.watch() if slot.watch is not None else None
-        if claim is not None:
-            claim.slot = slot
-        ticket.state = TicketState.GRANTED
-        self._queue.pop(ticket.number, None)
-        self._poke(ticket)
+            claim = slot.watch() if slot.watch is not None else None
+            if claim is not None:
+                claim.slot = slot
+            ticket.state = TicketState.GRANTED
+            self._queue.pop(ticket.number, None)
+            if ticket.wake.locked():
+                ticket.wake.release()
 
     @staticmethod
     def _poke(ticket: Ticket) -> None:

@@ -1,30 +1,22 @@
-# ruff: noqa: E701  # critical sections are one line each, as in `slots`
 """A lease: the verbs of `SmtpConnection`, good from `with pool.connection() as lease:` to the end of that block.
 
-Knows the claim that it stands for. Its laws: between its beginning and its end it is the only way to its connection;
-afterwards every verb is a `UsageError` that writes no octet, also while another lease has the same connection; it
-keeps no traceback.
+Knows what each verb is called and takes; how the connection is had and given back is `holding`.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Generator, Iterable
-from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
-from smtpconn import attempts
-from smtpconn.chain import check_mail, check_mails
+from smtpconn.chain import Pulled, check_mail, check_mails
 from smtpconn.connection import Message, Recipients
 from smtpconn.deadline import Budget, Timeouts
 from smtpconn.opening import CredentialsSource, concealed, credentials_of
 from smtpconn.outcomes import MailOutcome, MailOutcomes
-from smtpconn.pooling.claims import Claim
-from smtpconn.pooling.supply import Supply
+from smtpconn.pooling.holding import Holding, Limit
 from smtpconn.protocol.address import ReversePath, check_ehlo_domain
-from smtpconn.protocol.errors import UsageError
 from smtpconn.protocol.extensions import ServerCapabilities
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.params import MailParams
 from smtpconn.protocol.reply import Reply
@@ -41,114 +33,14 @@ from smtpconn.protocol.sasl import (
 from smtpconn.protocol.session import SessionState
 from smtpconn.tls import TlsInfo
 
-Limit = float | Timeouts | None
 
-
-class Lease:
+class Lease(Holding):
     """One connection of a pool for as long as a `with` block lasts. `timeout` of its verbs defaults to the pool's.
 
     Several threads may use it; their verbs take turns. `close()` and `quit()` end the connection, not the lease.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_active",
-        "_claim",
-        "_connection",
-        "_limit",
-        "_lock",
-        "_state",
-        "_supply",
-        "_supply_here",
-        "_timeout",
-    )
-
-    def __init__(self, supply: Callable[[], Supply], limit: float, timeout: float | Timeouts) -> None:
-        self._supply_here = supply  # of the process that it is called in
-        self._limit = limit
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._active = 0  # verbs under way
-        self._state = "not begun"
-        self._claim: Claim | None = None
-        self._connection: Any = None
-
-    def __enter__(self) -> Lease:
-        if self._state != "not begun":
-            raise UsageError("this lease has begun already: take another one with pool.connection()")
-        self._state = "beginning"
-        supply = self._supply = self._supply_here()
-        limit = self._limit
-        try:
-            claim = self._claim = supply.claim()
-            now = supply.clock()
-            self._connection = supply.acquire(claim, now, now + limit, supply.phases, patient=limit > 0)
-            self._state = "held"
-            return self
-        except BaseException:
-            self._state = "ended"
-            self._connection = None
-            if self._claim is not None:
-                supply.leave(self._claim)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        claim = self._claim
-        if claim is None:
-            raise UsageError(f"this lease cannot be returned, its state is: {self._state}")
-        supply = self._supply
-        if supply.pid != os.getpid():  # the parent's: leaving the block in the child is silent (LE6)
-            self._connection = None
-            return
-        with self._lock: connection, busy = self._end()
-        if busy:  # a verb of another thread is under way: what it would still write belongs to nobody
-            connection.abort()
-            connection.close()
-        supply.leave(claim, supply.patience, error)
-
-    def _verb(self, name: str, *arguments: Any, timeout: Limit, **keywords: Any) -> Any:
-        connection = self._begin_verb()
-        try:
-            limit = self._timeout if timeout is None else timeout
-            result = getattr(connection, name)(*arguments, timeout=limit, **keywords)
-            self._note(getattr(result, "recipients", ()))
-            return result
-        except BaseException as error:
-            self._note(attempts.recipients_of(error))
-            raise
-        finally:
-            with self._lock: self._active -= 1
-
-    def _begin_verb(self) -> Any:
-        if self._state == "held" and self._supply.pid != os.getpid():
-            raise UsageError("this lease belongs to the parent process: a forked child must take its own")
-        with self._lock: return self._enter_verb()
-
-    def _enter_verb(self) -> Any:
-        """Caller holds the lock."""
-        if self._state != "held":
-            raise UsageError(f"this lease is not to be used, its state is: {self._state}")
-        self._active += 1
-        return self._connection
-
-    def _end(self) -> tuple[Any, int]:
-        """The connection, and how many verbs are under way on it. Caller holds the lock."""
-        if self._state != "held":
-            raise UsageError(f"this lease cannot be returned, its state is: {self._state}")
-        connection = self._connection
-        self._state, self._connection = "ended", None
-        return connection, self._active
-
-    def _note(self, recipients: Any) -> None:
-        if self._claim is not None and recipients:
-            self._supply.note_verdicts(self._claim, recipients)
-
-    def _look(self, name: str) -> Any:
-        connection = self._begin_verb()
-        with self._lock: self._active -= 1
-        return getattr(connection, name)
+    __slots__ = ()
 
     # ---- snapshots
 
@@ -275,16 +167,46 @@ class Lease:
         return result
 
     def send_many(self, mails: Iterable[Mail], *, timeout: Limit = None) -> MailOutcomes:
-        """`SmtpConnection.send_many`: one mail after the other, over this connection."""
+        """`SmtpConnection.send_many`: one mail after the other, over this connection.
+
+        At `PREFETCH` and `BURST` the connection is the batch's from its first `next()` to its end: exhaust it, or close
+        it. A lease that ends before closes its connection; the mails that are left are then refused.
+        """
         limit = self._timeout if timeout is None else timeout
         Budget.of(limit)  # what is wrong with an argument is said now, not with the first mail
         check_mails(mails)
         return MailOutcomes(self._outcomes(mails, limit))
 
     def _outcomes(self, mails: Iterable[Mail], limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
+        if self._state == "held" and self._supply.level >= Pipelining.PREFETCH:
+            yield from self._run_ahead(Pulled(mails), limit)
+            return
         for index, mail in enumerate(mails):
             check_mail(mail)
             yield MailOutcome.of(index, mail, lambda mail: self._verb("_send", mail, timeout=limit))
+
+    def _run_ahead(self, pulled: Pulled, limit: float | Timeouts) -> Generator[MailOutcome, None, None]:
+        """LV8: the connection is this batch's to its end. If the lease ends before, nobody can say what is open there.
+
+        So the batch counts as one verb under way: such a connection is closed.
+        """
+        connection = self._begin_verb()
+        try:
+            chain = connection.chain(limit, self._supply.clock)
+            slot = self._claim.slot if self._claim is not None else None
+            if slot is not None:
+                chain.most_mails = min(slot.most_mails, slot.endpoint.most(self._supply.clock()))
+            try:
+                self._verb("_begin_chain", chain, timeout=limit)
+                while (item := pulled.take()) is not None:
+                    index, mail = item
+                    yield MailOutcome.of(
+                        index, mail, lambda mail: self._verb("_send_in_chain", mail, chain, pulled.peek, timeout=limit)
+                    )
+            finally:
+                connection._end_chain(chain)
+        finally:
+            self._leave_verb()
 
     # ---- the session. A connection that changed its identity serves nobody else afterwards (I34)
 
@@ -387,10 +309,3 @@ class Lease:
     def close(self) -> None:
         """Close the connection without QUIT; the lease ends with its block."""
         self._look("close")()
-
-    def __repr__(self) -> str:
-        supply = self._supply if self._state != "not begun" else self._supply_here()
-        return f"<Lease of {supply.voice.name}, {self._state}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Lease cannot be pickled or copied")

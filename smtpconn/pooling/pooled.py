@@ -30,6 +30,11 @@ class PooledConnection(Protocol):
         ...
 
     @property
+    def wear(self) -> tuple[int, int] | None:
+        """`mails` and `nonmail`, or None where it is not `usable`."""
+        ...
+
+    @property
     def is_shutting_down(self) -> bool:
         """The server has said or shown that it closes the connection (D6)."""
         ...

@@ -5,6 +5,7 @@ Knows slots and endpoints; changes nothing. Counters only grow, since the pool w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -162,7 +163,7 @@ def snapshot(
                 limit=health.limit or slots.size,
                 backoff=max(0.0, health.not_before - now),
                 error=None if health.error is None else str(health.error),
-                max_messages=smallest(settings.max_messages, health.max_messages),
+                max_messages=smallest(settings.max_messages, health.most(now)),
                 pipelining=_level(health, asked, now),
                 mark=health.mark.reason,
             )
@@ -171,6 +172,9 @@ def snapshot(
         breaker=None if endpoints.refusal is None else max(0.0, endpoints.refused_until - now),
         acquired=slots.acquired + acquired,
         reused=slots.reused + reused,
+        waited=slots.waited,
+        wait_seconds=slots.wait_seconds,
+        longest_wait=slots.longest_wait,
         retired=MappingProxyType({reason: slots.retired.get(reason, 0) for reason in RETIRED}),
         **numbers,
     )
@@ -182,9 +186,10 @@ def _level(health: Health, asked: Pipelining, now: float) -> Pipelining:
     return level if health.mark.allows(now) else min(level, Pipelining.GROUPED)
 
 
-def smallest(*limits: int | None) -> int | None:
-    """The smallest of the limits that are there."""
-    return min((limit for limit in limits if limit is not None), default=None)
+def smallest(*limits: float | None) -> int | None:
+    """The smallest of the limits that are there; None and inf are none."""
+    least = min((limit for limit in limits if limit is not None), default=math.inf)
+    return None if least == math.inf else int(least)
 
 
 def _current(rooms: list[Slot]) -> tuple[int, int]:
@@ -214,10 +219,9 @@ def _count(rooms: list[Slot], state: object) -> int:
     return sum(1 for slot in rooms if slot.state is state)
 
 
-_SECONDS = ("wait_seconds", "longest_wait", "open_seconds")
+_SECONDS = ("open_seconds",)
 _COUNTERS = (
     *_SECONDS,
-    "waited",
     "timeouts",
     "overloads",
     "interrupted",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 
 from smtpconn.opening import Endpoint, Opening
+from smtpconn.pooling import process
 from smtpconn.pooling.announcer import Announcer
 from smtpconn.pooling.claims import Slot
 from smtpconn.pooling.endpoints import Endpoints
@@ -27,7 +27,7 @@ class Stock:
         system: System,
         announcer: Announcer,
     ) -> None:
-        self.pid = os.getpid()
+        self.pid = process.pid()
         self.settings = settings
         self.opening = opening
         self.logins = Logins(opening.credentials)

@@ -1,3 +1,4 @@
+# ruff: noqa: E701  # critical sections are one line each, as in `slots`
 """Connections for claims: checked, opened, replaced, returned, closed.
 
 Knows what a connection may still be used for, and when an open may fail over. Refuses to know mails, results and
@@ -11,10 +12,11 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from smtpconn.deadline import Budget, Deadline, Timeouts
 from smtpconn.pooling import events
-from smtpconn.pooling.checking import Checks
+from smtpconn.pooling.checking import Checks, is_garbled_farewell
 from smtpconn.pooling.claims import CLOSING, LEASED, Claim, Outcome, Slot
 from smtpconn.pooling.opener import Opener
 from smtpconn.pooling.pooled import PooledConnection
@@ -30,6 +32,7 @@ from smtpconn.protocol.errors import (
 )
 from smtpconn.protocol.result import RecipientResult
 from smtpconn.protocol.sasl import Credentials
+from smtpconn.slots import Slots
 
 CHECK = Outcome.CHECK
 _QUIT_WAIT = 1.0  # seconds (DF15)
@@ -49,20 +52,15 @@ class Supply:
         self.voice = stock.voice
         self.endpoints = stock.endpoints
         self.slots = stock.slots
+        self.lock = stock.slots.lock
         self.count = stock.count
-        self._tracks = stock.settings.track_leases
+        kind = _tracked if stock.settings.track_leases else Claim
+        self.claim: Callable[[], Claim] = partial(kind, self.slots)  # to nothing yet
         self._checks = Checks(stock)
         self._opener = Opener(stock)
         self._refusals = Refusals(stock)
         self.phases = stock.settings.phases
         self._max_idle = math.inf if stock.settings.max_idle is None else stock.settings.max_idle
-
-    def claim(self) -> Claim:
-        """A claim to nothing yet."""
-        claim = Claim(self.slots)
-        if self._tracks and claim.watch is not None:
-            claim.watch.stack = "".join(traceback.format_stack())
-        return claim
 
     def note_verdicts(self, claim: Claim, recipients: Sequence[RecipientResult]) -> None:
         """Remember the verdicts of a mail for the statistics; they are added when the claim ends."""
@@ -74,7 +72,7 @@ class Supply:
     # ---- acquire (section 4)
 
     def acquire(
-        self, claim: Claim, now: float, until: float, phases: Timeouts | None, *, patient: bool = True
+        self, claim: Claim, now: float, until: float, phases: Timeouts | None, patient: bool = True
     ) -> PooledConnection:
         """A connection that is the claim's until `leave`, by the moment `until`. Whatever it raises, call `leave`.
 
@@ -84,15 +82,24 @@ class Supply:
         if hook is not None:
             self.voice.post(events.AcquireStarted)
         try:
-            outcome = slots.take_now(claim, now, until, patient)
-            self._pursue(claim, outcome, now, until, phases, patient)
+            with self.lock: outcome = slots.take_locked(claim, now, until, patient)
+            slot = claim.slot
+            if outcome is not CHECK or slot is None:
+                self._pursue(claim, outcome, now, until, phases, patient)
+            elif (reason := self._checks.examine(claim, slot, now, until, patient)) is None:
+                claim.reused = slot.uses > 0
+                claim.checked = claim.granted = True
+            else:
+                outcome = self._discard(claim, slot, reason, until, patient)
+                self._pursue(claim, outcome, self.clock(), until, phases, patient)
         except BaseException as error:
             self._acquire_failed(error)
             raise
-        assert claim.slot is not None
+        slot = claim.slot
+        assert slot is not None
         if hook is not None:
-            self._announce_acquired(claim, claim.slot)
-        connection: PooledConnection = claim.slot.connection
+            self._announce_acquired(claim, slot)
+        connection: PooledConnection = slot.connection
         return connection
 
     def _pursue(
@@ -207,16 +214,15 @@ class Supply:
 
     def leave(self, claim: Claim, rest: Deadline | None = None, error: BaseException | None = None) -> None:
         """The end of the claim: by RN2 if it is a lease, else by AQ6. `rest`: what a QUIT may use at most."""
-        if claim.watch is None:
-            return
-        try:
-            self._return(claim, rest, error)
-        except Exception:
-            self.voice.suppressed("a return")
-            self._forfeit(claim)
-        except BaseException:
-            self._forfeit(claim)
-            raise
+        if claim.watch is not None:
+            try:
+                self._return(claim, rest, error)
+            except Exception:
+                self.voice.suppressed("a return")
+                self.forfeit(claim)
+            except BaseException:
+                self.forfeit(claim)
+                raise
         if self.slots.overdue:
             try:
                 self.sweep()
@@ -225,29 +231,45 @@ class Supply:
 
     def _return(self, claim: Claim, rest: Deadline | None, error: BaseException | None) -> None:
         slot = claim.slot
-        if not claim.checked or slot is None or slot.state is not LEASED:
-            self._forfeit(claim)
+        if not claim.checked or slot is None or slot.state not in (LEASED, CLOSING):
+            self.forfeit(claim)
             return
         connection: PooledConnection = slot.connection
-        if self.voice.hook is not None:
-            held = self.clock() - slot.since
-            self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name, seconds=held)
-        reason = self._checks.fate(slot, connection)
-        if reason is None:
-            reason = self.slots.give_back(claim, self._max_idle)
+        reason: str | None = slot.reason  # decided already, by `take_back`
+        if slot.state is LEASED:
+            if self.voice.hook is not None:
+                held = self.clock() - slot.since
+                self.voice.post(events.Returned, of=connection, endpoint=slot.endpoint.name, seconds=held)
+            reason = self._checks.fate(slot, connection)
             if reason is None:
-                return
-        else:
-            if reason == "closing":
-                self._checks.signalled(slot, connection, error)
-            elif isinstance(error, ProtocolError):
-                self.count("protocol_errors")
-            self.slots.condemn(claim, reason)
-        self._close(slot, rest)
-        self.slots.vacate(slot, claim)
-        self.slots.end(claim)
+                reason = self.slots.give_back(claim, self._max_idle)
+            else:
+                if reason != "closing" and isinstance(error, ProtocolError):
+                    self.count("protocol_errors")
+                if reason == "closing" or is_garbled_farewell(error):
+                    self._checks.signalled(slot, connection, error)
+                self.slots.condemn(claim, reason)
+        if reason is not None:
+            self._close(slot, rest)
+            self.slots.vacate(slot, claim)
+            self.slots.end(claim)
 
-    def _forfeit(self, claim: Claim) -> None:
+    def take_back(self, claim: Claim, now: float) -> None:
+        """What `leave` does with a connection that is fit, in the caller's own turn with the lock.
+
+        Does nothing, or no more than to decide why it is to be closed, where there is more to do: that is for `leave`.
+        """
+        slot = claim.slot
+        if (
+            slot is not None
+            and slot.state is LEASED
+            and self.voice.hook is None
+            and self._checks.fate(slot, slot.connection) is None
+        ):
+            self.slots.give_back_locked(claim, now, self._max_idle)
+
+    def forfeit(self, claim: Claim) -> None:
+        """AQ6: whatever the claim has goes back or on, or is closed."""
         self.slots.forfeit(claim)
         self.dispose(claim)
         self.slots.end(claim)
@@ -288,7 +310,7 @@ class Supply:
                 self.slots.vacate(slot, claim)
             self.slots.end(claim)
         except BaseException:
-            self._forfeit(claim)
+            self.forfeit(claim)
             raise
 
     def inspect(self) -> None:
@@ -310,7 +332,7 @@ class Supply:
                 self.dispose(claim)
             self.slots.end(claim)
         except BaseException:
-            self._forfeit(claim)
+            self.forfeit(claim)
             raise
 
     def fill(self, least: int, until: float) -> None:
@@ -323,9 +345,9 @@ class Supply:
                     return
                 if self._opener.open(claim, until, self.settings.phases) is Outcome.LEASED:
                     self.slots.shelve(claim, self._max_idle)
-                self._forfeit(claim)
+                self.forfeit(claim)
             except BaseException:
-                self._forfeit(claim)
+                self.forfeit(claim)
                 raise
 
     def sweep(self) -> None:
@@ -373,3 +395,11 @@ class Supply:
     def _quit_budget(self, rest: Deadline) -> Budget:
         limit = min(_QUIT_WAIT, self.settings.phases.quit) if self.settings.phases is not None else _QUIT_WAIT
         return Budget(rest.within(limit), None, 0.0)
+
+
+def _tracked(slots: Slots) -> Claim:
+    """A claim that knows who made it (DF17)."""
+    claim = Claim(slots)
+    if claim.watch is not None:
+        claim.watch.stack = "".join(traceback.format_stack())
+    return claim

@@ -13,9 +13,7 @@ import threading
 from collections.abc import Callable
 
 from smtpconn.pooling.claims import CLOSING, HANDED, IDLE, LEASED, Claim, Slot, TicketState
-from smtpconn.pooling.handoff import Handoff
-
-LEAK_CHECK = 1.0  # seconds; whoever waits looks for leaked claims at least this often (LE4)
+from smtpconn.pooling.handoff import LEAK_CHECK, Handoff
 
 
 class Upkeep(Handoff):

@@ -24,6 +24,7 @@ from smtpconn import (
     ConnectionPool,
     DeliveryUnknownError,
     Mail,
+    Pipelining,
     PlainAuth,
     PoolTimeoutError,
     RecipientsRefusedError,
@@ -176,6 +177,14 @@ def test_a_lease_is_a_wait_and_a_span_for_each_of_its_mails(make_pool: MakePool,
         assert (send.attributes or {})["smtpconn.connection.reused"] is False
         assert "server.address" in (send.attributes or {})
     assert repr(lease).startswith("<Lease of ")
+
+
+def test_mails_of_a_lease_that_run_ahead_have_a_span_each(make_pool: MakePool, telemetry: Telemetry) -> None:
+    pool = telemetry.instrument(make_pool(pipelining=Pipelining.PREFETCH))
+    with pool.connection() as lease:
+        mails = [Mail(SENDER, [RECIPIENT], MESSAGE) for _ in range(3)]
+        assert [outcome.error for outcome in lease.send_many(mails)] == [None] * 3
+    assert [span.name for span in telemetry.spans()].count("smtp.send") == 3
 
 
 def test_what_failed_has_class_stage_and_code_but_no_word_of_the_server(

@@ -96,6 +96,10 @@ class FakeConnection:
     def usable(self) -> bool:
         return not (self.poisoned or self.closed or self.is_shutting_down)
 
+    @property
+    def wear(self) -> tuple[int, int] | None:
+        return (self.mails, self.nonmail) if self.usable else None
+
     def is_quiet(self) -> bool:
         self.log.append("check")
         return self.quiet and not self.closed

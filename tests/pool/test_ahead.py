@@ -33,6 +33,7 @@ from smtpconn import (
     Timeouts,
     TlsMode,
     TransientReplyError,
+    UsageError,
 )
 from smtpconn.pooling.marks import HOLD
 from smtpconn.testing import FakeClock, LoopbackServer, Relay
@@ -143,17 +144,29 @@ def shrink(pool: ConnectionPool) -> None:
 
 
 def test_RT11_LV6_a_worker_announces_each_mail_behind_the_one_before(server: LoopbackServer) -> None:
-    """features:BS8: one flight a mail from the second on, on each connection."""
-    with Relay(server, delay=0.02) as relay:
-        with pool_of(relay, PREFETCH, protocol=server.protocol) as pool:
-            outcomes = sent(pool, server, mails(24), concurrency=2)
-            assert verdicts(outcomes) == [DL] * 24
-            assert max(mails_of(server)) < 24
-            assert endpoint(pool) == (PREFETCH, None)
-        flights = relay.flights
-    set_up_and_quit = 2 * len(server.sessions)
-    assert flights - set_up_and_quit == 24 + len(server.sessions)
-    assert server.violations == []
+    """features:BS8: one flight a mail from the second on, on each connection.
+
+    Where the machine lets the consumer wait for longer than a flight takes, no mail is at hand, and one more is needed:
+    then the batch is sent again.
+    """
+    spare = -1
+    for _ in range(5):
+        server.wait_for_connections(0, 20)
+        server.clear()
+        with Relay(server, delay=0.02) as relay:
+            with pool_of(relay, PREFETCH, protocol=server.protocol) as pool:
+                outcomes = sent(pool, server, mails(24), concurrency=2)
+                assert verdicts(outcomes) == [DL] * 24
+                assert max(mails_of(server)) < 24
+                assert endpoint(pool) == (PREFETCH, None)
+            flights = relay.flights
+        assert server.violations == []
+        set_up_and_quit = 2 * len(server.sessions)
+        spare = flights - set_up_and_quit - (24 + len(server.sessions))
+        assert spare >= 0
+        if not spare:
+            break
+    assert spare == 0
 
 
 def test_RT12_LV9_a_worker_bursts_what_is_ready(server: LoopbackServer) -> None:
@@ -205,6 +218,78 @@ def test_LV5_send_bdat_send_message_and_a_lease_are_bursts_of_one(smtp: Loopback
 
 
 # ---- where the pool forbids it
+
+
+@pytest.mark.parametrize(("level", "flights"), [(GROUPED, 48), (PREFETCH, 25), (BURST, 1)])
+def test_LE1_RT11_RT12_send_many_of_a_lease_runs_ahead_as_that_of_a_connection_does(
+    server: LoopbackServer, level: Pipelining, flights: int
+) -> None:
+    """The verdicts count, and the connection is good for the next."""
+    with Relay(server, delay=0.01) as relay, pool_of(relay, level, protocol=server.protocol) as pool:
+        pool.send("s30@a.test", ["u@b.test"], b"Message-ID: <m30@a.test>\r\n\r\nx\r\n")
+        before = relay.flights
+        with pool.connection() as lease:
+            outcomes = list(lease.send_many(mails(24)))
+            assert relay.flights - before == flights
+            assert lease.capabilities.supports_chunking
+        assert [outcome.index for outcome in outcomes] == list(range(24))
+        assert verdicts(outcomes) == [DL] * 24
+        assert pool.send("s31@a.test", ["u@b.test"], b"Message-ID: <m31@a.test>\r\n\r\nx\r\n").all_delivered
+        stats = pool.stats()
+        assert (stats.opened, stats.idle, stats.messages, stats.delivered) == (1, 1, 26, 26)
+    sound(server, outcomes)
+    assert server.violations == []
+
+
+def test_LE1_FB1_a_flight_of_a_lease_that_is_out_of_step_marks_the_endpoint(smtp: LoopbackServer) -> None:
+    smtp.fault("RSET", "surplus", nth=1)
+    with pool_of(smtp, PREFETCH) as pool:
+        with pool.connection() as lease:
+            outcomes = list(lease.send_many(mails(4)))
+        assert [outcome.delivery for outcome in outcomes] == [DL, ND, ND, ND]
+        sound(smtp, outcomes)
+        assert endpoint(pool)[0] is GROUPED
+        assert at_rest(pool)
+
+
+def test_LE1_LV6_a_lease_announces_nothing_beyond_max_messages(smtp: LoopbackServer) -> None:
+    """What goes beyond it goes alone: the lease has its connection to its end."""
+    with Relay(smtp, delay=0.01) as relay, pool_of(relay, PREFETCH, max_messages=3) as pool, pool.connection() as lease:
+        before = relay.flights
+        assert verdicts(list(lease.send_many(mails(6)))) == [DL] * 6
+        assert relay.flights - before == (2 + 1 + 1) + 3 * 2
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped", "the lease ends first"])
+def test_LE1_LV8_PF9_I16_a_batch_of_a_lease_that_ends_early_leaves_nothing_open(smtp: LoopbackServer, how: str) -> None:
+    """An announced envelope is left by closing; once the lease has ended, its batch writes nothing any more."""
+    with pool_of(smtp, PREFETCH, max_size=1) as pool:
+        with pool.connection() as lease:
+            outcomes: MailOutcomes | None = lease.send_many(mails(6))
+            assert outcomes is not None
+            assert [next(outcomes).delivery for _ in range(2)] == [DL, DL]
+            with pytest.raises(UsageError):
+                lease.noop()
+            if how == "closed":
+                outcomes.close()
+            elif how == "dropped":
+                outcomes = None
+        assert pool.send("s9@a.test", ["u@b.test"], b"Message-ID: <m9@a.test>\r\n\r\nx\r\n").all_delivered
+        if outcomes is not None and how == "the lease ends first":
+            late = list(outcomes)
+            assert verdicts(late) == [ND] * 4
+            assert all(isinstance(outcome.error, UsageError) for outcome in late)
+        assert [mail.sender for mail in smtp.mails] == ["s0@a.test", "s1@a.test", "s9@a.test"]
+        assert at_rest(pool)
+        assert pool.stats().opened == 2
+
+
+def test_LE1_a_batch_that_is_begun_when_its_lease_has_ended_is_refused_mail_by_mail(smtp: LoopbackServer) -> None:
+    with pool_of(smtp, PREFETCH) as pool:
+        with pool.connection() as lease:
+            outcomes = lease.send_many(mails(2))
+        assert [type(outcome.error) for outcome in outcomes] == [UsageError] * 2
+        assert smtp.mails == []
 
 
 @pytest.mark.parametrize("level", [GROUPED, PREFETCH, BURST])

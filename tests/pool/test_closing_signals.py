@@ -14,6 +14,7 @@ from smtpconn import (
     ConnectionLostError,
     ConnectionPool,
     Delivery,
+    DeliveryUnknownError,
     PermanentReplyError,
     ProtocolError,
     ServiceUnavailableError,
@@ -158,6 +159,24 @@ def test_CS10_PO21_a_blank_line_in_front_of_the_421_makes_no_difference(server: 
         assert pool.send(*ENVELOPE).all_delivered
         stats = pool.stats()
     assert (stats.retired["stale"] + stats.retired["closing"], stats.stale_retries, stats.probes) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "end of data"])
+@pytest.mark.parametrize("said", ["\r\n421 4.4.2 idle", "\r\n221 2.0.0 bye", "\r\n250 2.0.0 ok"])
+def test_CS11_PO20_a_blank_line_and_421_in_place_of_a_reply_is_malformed_and_alarms_the_siblings(
+    stage: str, said: str, server: LoopbackServer
+) -> None:
+    farewell = "250" not in said
+    with ConnectionPool("127.0.0.1", server.port, TlsMode.NONE, timeout=20) as pool:
+        two_idle(pool)
+        server.reply(stage, said, nth=1, close=farewell)
+        with pytest.raises(ProtocolError if stage != "end of data" else DeliveryUnknownError) as caught:
+            pool.send(*ENVELOPE)
+        two_idle(pool)
+        stats = pool.stats()
+    assert caught.value.retry_safe == (stage != "end of data")
+    assert (stats.closing_signals, stats.probes) == (farewell, farewell)
+    assert (stats.stale_retries, stats.backoffs, stats.opened) == (0, 0, 3)
 
 
 @pytest.mark.parametrize(("stage", "identity"), [("greeting", "CS5"), ("EHLO", "CS6")])

@@ -16,6 +16,7 @@ import pytest
 from smtpconn.deadline import Timeouts
 from smtpconn.pool import ConnectionPool
 from smtpconn.pooling import events
+from smtpconn.pooling.endpoints import LEARNT_FOR
 from smtpconn.pooling.lease import Lease
 from smtpconn.protocol.errors import (
     AuthenticationError,
@@ -379,6 +380,52 @@ def test_VA9_PO30_a_limit_seen_twice_running_is_learnt_and_invalidate_forgets_it
     assert pool.stats().endpoints[0].max_messages == 3
     pool.invalidate()
     assert pool.stats().endpoints[0].max_messages == 100
+    pool.close()
+
+
+def test_VA9_what_was_learnt_is_tried_again_after_ten_minutes_by_one_connection(
+    server: FakeServer, clock: Clock
+) -> None:
+    """A server that was restarting, and ended two connections after one mail, is not served by one mail each for ever.
+
+    If it is a rule, the first connection that meets it again is enough.
+    """
+    pool = pool_of(server, clock, max_idle=None, max_age=None, probe_after=None)
+
+    def limited() -> int | None:
+        return pool.stats().endpoints[0].max_messages
+
+    def ends_behind_one(connection: FakeConnection) -> None:
+        if connection.mails > 1:
+            error = unavailable(unanswered=True)
+            connection.is_shutting_down, connection.closing_reply = True, error.reply
+            connection.close()
+            raise error
+
+    def send(times: int) -> int:
+        """Mails that each connection used has carried at most."""
+        there = len(server.connections)
+        server.acts = [ends_behind_one] * 2 * times
+        for _ in range(times):
+            assert pool.send(*ENVELOPE).all_delivered
+        server.acts = []
+        return len(server.connections) - there
+
+    assert send(3) == 3  # two were ended, which taught it
+    assert limited() == 1
+    retries = pool.stats().stale_retries
+    clock.now += LEARNT_FOR - 1
+    assert send(3) == 3
+    assert (limited(), pool.stats().stale_retries) == (1, retries)
+    clock.now += 1
+    assert limited() == 100
+    assert send(3) == 3
+    assert (limited(), pool.stats().stale_retries) == (1, retries + 1)
+    clock.now += LEARNT_FOR
+    for _ in range(5):  # it was no rule: the server takes more by now
+        assert pool.send(*ENVELOPE).all_delivered
+    assert server.connections[-1].mails >= 5
+    assert limited() == 100
     pool.close()
 
 

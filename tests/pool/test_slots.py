@@ -401,7 +401,7 @@ def test_PG1_take_and_give_back_cost_little_more_than_a_lock() -> None:
 
     def cycle() -> None:
         claim = Claim(slots)
-        slots.take_now(claim, time.monotonic(), FAR, True)
+        slots.take(claim, FAR)
         claim.checked = claim.granted = True
         slots.give_back(claim, FAR)
 

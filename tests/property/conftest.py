@@ -1,6 +1,7 @@
 """One profile for everybody: the same examples every time, so that a failure in CI is a failure here.
 
 With SMTPCONN_EXPLORE=1 others are looked for, and more of them; hypothesis then prints how to repeat what it found.
+To make that short takes it minutes: a test that is cut off meanwhile loses what it found.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +23,15 @@ settings.register_profile(
 )
 settings.register_profile("explore", settings.get_profile("ci"), max_examples=5_000, derandomize=False)
 settings.load_profile("explore" if "SMTPCONN_EXPLORE" in os.environ else "ci")
+
+EXPLORING = 3_600  # seconds for one test
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "SMTPCONN_EXPLORE" in os.environ:
+        for item in items:
+            if item.path.parent == Path(__file__).parent:
+                item.add_marker(pytest.mark.timeout(EXPLORING), append=False)
 
 
 @pytest.fixture

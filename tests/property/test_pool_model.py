@@ -691,7 +691,8 @@ class PoolMachine(RuleBasedStateMachine):
             good = [each for each in self.idle if self.is_good(*each)]
             assert self.is_full or not patient
             assert self.is_full or not good
-            assert self.clock.now - begun <= (2.0 if patient else 0.0)  # I11, I12
+            # I11, I12; the sum of begin and limit is rounded, as the pool's deadline is
+            assert self.clock.now <= begun + (2.0 if patient else 0.0)
             assert patient or len(self.server.connections) == there
             self.settle()
             return
@@ -876,10 +877,10 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "pool"):
             return
+        self.jitter.stop()
         for lease, _ in self.held:
             lease.__exit__(None, None, None)
         self.pool.close(timeout=0)
-        self.jitter.stop()
         stats = self.pool.stats()
         assert self.server.live == 0
         assert stats.opened == sum(stats.retired.values())
@@ -887,3 +888,18 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = MODEL
+
+
+def test_the_model_of_the_pool_allows_for_a_clock_whose_sums_are_rounded() -> None:
+    """pool:I11: a deadline may lie a rounding behind begin and limit."""
+    machine = PoolMachine()
+    machine.begin(size=1)
+    machine.nothing_is_outdated()
+    try:
+        machine.clock.now = begun = 1_022.15
+        assert begun + 2.0 - begun > 2.0
+        machine.a_lease_begins(patient=True)
+        machine.a_lease_begins(patient=True)
+        assert machine.clock.now == begun + 2.0
+    finally:
+        machine.teardown()
