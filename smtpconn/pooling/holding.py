@@ -107,10 +107,10 @@ class Holding:
             self._leave_verb()
 
     def _begin_verb(self) -> Any:
-        if self._state not in ("held", "ended"):
+        if self._state != "held":
             self._refuse("used")
         supply = self._supply
-        if self._state == "held" and supply.pid != pid():
+        if supply.pid != pid():
             raise UsageError("this lease belongs to the parent process: a forked child must take its own")
         with supply.lock: return self._enter_verb()
 

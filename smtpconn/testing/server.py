@@ -326,14 +326,12 @@ class LoopbackServer(ServerOptions):
         sock.settimeout(self.idle_timeout)
         if sock.family != getattr(socket, "AF_UNIX", None):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with self._lock:
-            wires = list(self._live.values())
-        record = self._books.open_session(peer, lambda: sum(wire.hung_up for wire in wires))
-        wire = Wire(sock, record, self.delivery, self.rtt, self._site.stopping)
-        thread = threading.Thread(
-            target=self._serve, args=(wire, record), name=f"{self.protocol}-{record.index}", daemon=True
-        )
-        with self._lock:
+        with self._lock:  # a session ends here and in the books at once, or it would count as one that is open
+            record = self._books.open_session(peer, lambda: sum(wire.hung_up for wire in self._live.values()))
+            wire = Wire(sock, record, self.delivery, self.rtt, self._site.stopping)
+            thread = threading.Thread(
+                target=self._serve, args=(wire, record), name=f"{self.protocol}-{record.index}", daemon=True
+            )
             self._live[thread] = wire
         thread.start()
 
@@ -343,7 +341,7 @@ class LoopbackServer(ServerOptions):
         finally:
             with self._lock:
                 self._live.pop(threading.current_thread(), None)
-            self._books.close_session()
+                self._books.close_session()
 
     def _halt(self, *, reset: bool) -> None:
         listener, acceptor, waker = self._listener, self._acceptor, self._waker

@@ -403,7 +403,7 @@ def test_I27_LE6_PO35_a_child_starts_empty_and_leaves_the_parents_connections_al
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_NN8_a_child_works_though_another_thread_of_the_parent_held_the_lock(server: FakeServer) -> None:
-    pool = pool_of(server)
+    pool = pool_of(server, max_size=2)
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -411,13 +411,25 @@ def test_NN8_a_child_works_though_another_thread_of_the_parent_held_the_lock(ser
             held.set()
             release.wait(LIMIT)
 
+    def child() -> None:
+        for lease in (current, over):
+            with pytest.raises(UsageError):
+                lease.noop()
+        current.__exit__(None, None, None)  # silent
+        pool.send(*ENVELOPE)
+
+    with pool.connection() as over:
+        pass
+    current = pool.connection()
+    current.__enter__()
     threads = run(hold)
     assert held.wait(LIMIT)
     try:
-        in_child(lambda: pool.send(*ENVELOPE))
+        in_child(child)
     finally:
         release.set()
     join(threads)
+    current.__exit__(None, None, None)
     pool.close()
 
 

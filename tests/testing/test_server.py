@@ -39,6 +39,30 @@ def test_smtplib_delivers_and_everything_is_captured_PT10(serve: Serve) -> None:
     assert server.violations == []
 
 
+def test_a_session_that_is_just_ending_is_no_connection_of_the_next_client(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pool:I1: the peak counts what clients have open, and the one who closes first is not there twice."""
+    server = serve()
+    books, ending, go = server._books, threading.Event(), threading.Event()
+    end = books.close_session
+
+    def end_slowly() -> None:
+        ending.set()
+        go.wait(20)
+        end()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(books, "close_session", end_slowly)
+        socket.create_connection((server.host, server.port)).close()
+        assert ending.wait(20)
+    with socket.create_connection((server.host, server.port)), books.changed:
+        books.changed.wait_for(lambda: server.connections_total == 2, 0.3)
+        go.set()
+        assert books.changed.wait_for(lambda: server.connections_total == 2, 20)
+        assert server.connections_peak == 1
+
+
 def test_a_session_remembers_its_dialogue_PT11(serve: Serve, dial: Dial) -> None:
     server = serve(auth={"user": "secret"})
     with smtplib.SMTP(server.host, server.port, "client.test") as client:
