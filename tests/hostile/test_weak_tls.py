@@ -181,13 +181,12 @@ def test_TC39_a_renegotiation_that_a_server_asks_for_is_not_performed(tmp_path: 
             next(line for line in server.stdout if line.startswith("CIPHER is"))
             server.stdin.write("r\n")
             server.stdin.flush()
-            with contextlib.suppress(OSError):  # the time-out of our own read, or the end that the server makes
-                while transport.recv(1_000, 0.5):
+            with contextlib.suppress(OSError):  # the end that the server makes
+                while transport.recv(1_000, 20):
                     pass
+            assert any("SSL_do_handshake" in line for line in server.stdout), "it was not asked"
+            assert any("no renegotiation" in line for line in server.stdout)
             assert transport.tls == first
             transport.close()
         finally:
             server.kill()
-            seen = server.stdout.read()
-    assert "SSL_do_handshake" in seen, "it was not asked"
-    assert "no renegotiation" in seen

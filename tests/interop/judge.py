@@ -7,6 +7,7 @@ that arrives is one that it has read to the last octet; every command that it ge
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -254,6 +255,19 @@ class _Controller(Controller):
 
     def factory(self) -> SMTP:
         return _Smtp(self.judge, **self.SMTP_kwargs)
+
+    def stop(self, no_assert: bool = False) -> None:
+        """A connection whose end the loop has not dealt with when it stops would be left to the collector."""
+        asyncio.run_coroutine_threadsafe(self._ends(), self.loop).result(10)
+        super().stop(no_assert)
+
+    async def _ends(self) -> None:
+        selector: Any = vars(self.loop)["_selector"]
+        idle = len(self.server.sockets) + 1 if isinstance(self.server, asyncio.Server) else 0
+        until = self.loop.time() + 2
+        while len(selector.get_map()) > idle and self.loop.time() < until:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0)  # the ends that are on the loop's list
 
 
 def server_context(certificates: Certificates, *, client_certificate: bool = False) -> ssl.SSLContext:
