@@ -148,7 +148,7 @@ class Driver:
         ledger, next_reply = session.ledger, session.parser.next_reply
         owed = ledger.owed
         count = judging.owed_to(session, step)
-        commits = count == len(owed) and ledger.commits
+        commits = count == len(owed) and [entry for entry in owed if entry.end is not None]
         room = judging.room_for(count) if count > 1 else None
         replies: list[Reply] = []
         while len(replies) < count:
@@ -192,7 +192,7 @@ class Driver:
         ledger.enter(*step.expects)
         if not total:
             return
-        commits = ledger.commits
+        commits = [entry.end for entry in ledger.owed if entry.end is not None]
         phase = BODY.phase if commits else kind.phase
         view, sent = octets if total <= SLICE else memoryview(octets), 0
         while sent < total:

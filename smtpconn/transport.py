@@ -14,7 +14,6 @@ import errno
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -216,7 +215,7 @@ class SocketTransport(_Base):
         """See `Transport.recv`."""
         if self._gone is not None:
             self._check_open()
-        at = None if timeout is None else time.monotonic() + timeout
+        at = moment(timeout)
         try:
             if not self._readable.within(timeout):  # first: a reply is rarely there already
                 wait(self._fd(), READ, at)

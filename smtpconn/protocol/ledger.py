@@ -105,11 +105,10 @@ class Entry:
 class Ledger:
     """The entries owed, and the octets handed to and taken by the transport since the connection began."""
 
-    __slots__ = ("commits", "farewell", "garbled", "handed", "last", "owed", "surplus", "taken")
+    __slots__ = ("farewell", "garbled", "handed", "last", "owed", "surplus", "taken")
 
     def __init__(self) -> None:
         self.owed: deque[Entry] = deque()
-        self.commits: list[int] = []  # the commit points of what was entered since nothing was owed, in order
         self.surplus: list[Reply] = []  # read in a flight that is out of step, from the reply that showed it (AN4)
         self.garbled = False  # octets behind these are no reply: how many there were is not known (PF6)
         self.last: Reply | None = None  # the last one settled
@@ -119,12 +118,9 @@ class Ledger:
 
     def enter(self, *entries: Entry) -> None:
         """Append the entries of a Step, before its octets are written."""
-        if not self.owed:
-            self.commits = []
         for entry in entries:
             if entry.offset is not None:
                 entry.end = self.taken + entry.offset
-                self.commits.append(entry.end)
         self.owed.extend(entries)
 
     def settle(self, reply: Reply) -> Entry:
