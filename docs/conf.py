@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -39,12 +40,8 @@ trim_doctest_flags = True
 
 def _spec_index() -> ModuleType:
     """Which test asserts which row: `tests/spec_index.py`, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("spec_index", Path(__file__).parent.parent / "tests/spec_index.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.append(str(Path(__file__).parent.parent))  # behind the library that is installed
+    return importlib.import_module("tests.spec_index")
 
 
 def _write_the_index(app: Sphinx, name: str, source: list[str]) -> None:

@@ -19,20 +19,22 @@ FAILURES = 0  # what the page says of a whole run, and `test_runs_of_the_cells` 
 _BEGIN, _END = ".. the table begins\n", ".. the table ends\n"
 
 
-def planned(wires: Iterable[WireCase]) -> tuple[Counter[str], Counter[str]]:
-    """Runs by stage id: without a socket, and over sockets if these are played."""
+def planned(
+    wires: Iterable[WireCase], sessions: Iterable[tuple[str, str]]
+) -> tuple[Counter[str], Counter[str]]:
+    """Runs by stage id: without a socket, and over sockets if these mails and sessions are played."""
     memory = Counter(case.stage for case in cases())
     memory += Counter(case.stage for case in test_faults_ahead.cases())
     memory += Counter(case.stage for case in test_faults_burst.cases())
     memory += Counter(stage.split(" ")[0] for stage, _ in test_faults_opening.planned())
     sockets = Counter(wire.case.stage for wire in wires)
-    sockets += Counter(stage for stage, _ in test_faults_wire_session.planned())
+    sockets += Counter(stage for stage, _ in sessions)
     return memory, sockets
 
 
 def table() -> str:
     """The table, reStructuredText."""
-    memory, sockets = planned(wire_cases())
+    memory, sockets = planned(wire_cases(), test_faults_wire_session.planned(whole=True))
     heads = ("stage", "cells", "runs in memory", "runs over sockets", "failures")
     rows = []
     for stage, count in Counter(stage for stage, _, _ in cells()).items():

@@ -23,13 +23,14 @@ This module knows nothing but text: it imports no test, and the documentation re
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from .citations import tests_of
 
 TESTS = Path(__file__).parent
 GROUPS = {
@@ -99,19 +100,9 @@ def citations(tests: Path = TESTS) -> dict[str, list[str]]:
 
 def citations_of(source: str) -> Iterator[tuple[str, set[str]]]:
     """Each test of a module and the ids that it cites."""
-    tree = ast.parse(source)
-    globals_ = _globals(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            labels = " ".join(_labels(node.decorator_list, globals_))
-            yield (
-                node.name,
-                {
-                    *_cited_in_name(node.name),
-                    *_cited(ast.get_docstring(node) or ""),
-                    *_cited(labels.replace("-", " ")),  # there it joins words
-                },
-            )
+    for test in tests_of(source):
+        labels = test.labels.replace("-", " ")  # there it joins words
+        yield test.name, {*_cited_in_name(test.name), *_cited(test.docstring), *_cited(labels)}
 
 
 def _cited(text: str) -> Iterator[str]:
@@ -148,72 +139,6 @@ def _range(first: str, last: str) -> Iterator[str]:
 
 def _row(cited: str) -> str:
     return cited.rstrip("abcdefghijklmnopqrstuvwxyz") if cited.startswith("E") else cited
-
-
-def _globals(tree: ast.Module) -> dict[str, ast.AST]:
-    """What the names of a module stand for: values and functions."""
-    named: dict[str, ast.AST] = {}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            named[node.name] = node
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-            named[node.target.id] = node.value
-        elif isinstance(node, ast.Assign):
-            named.update({target.id: node.value for target in node.targets if isinstance(target, ast.Name)})
-    return named
-
-
-def _labels(roots: Iterable[ast.AST], globals_: dict[str, ast.AST]) -> Iterator[str]:
-    seen: set[str] = set()
-    queue = list(roots)
-    while queue:
-        for node in ast.walk(queue.pop()):
-            if isinstance(node, ast.Name) and node.id in globals_ and node.id not in seen:
-                seen.add(node.id)
-                queue.append(globals_[node.id])
-            elif isinstance(node, ast.Call):
-                yield from _labels_of_call(node, globals_)
-            elif isinstance(node, ast.ListComp) and _labels_by_first(node.elt):
-                yield from _first_strings(node.generators[0].iter, globals_)
-
-
-def _labels_of_call(call: ast.Call, globals_: dict[str, ast.AST]) -> Iterator[str]:
-    for keyword in call.keywords:
-        if keyword.arg in ("id", "ids"):
-            value = _value_of(keyword.value, globals_)
-            elements = value.elts if isinstance(value, (ast.List, ast.Tuple)) else [value]
-            yield from (text for element in elements for text in _text(element))
-    if isinstance(call.func, ast.Name) and call.args:
-        yield from _text(call.args[0])
-
-
-def _labels_by_first(made: ast.AST) -> bool:
-    """Whether this is `pytest.param(..., id=row[0])`."""
-    return isinstance(made, ast.Call) and any(
-        keyword.arg == "id"
-        and isinstance(keyword.value, ast.Subscript)
-        and isinstance(keyword.value.slice, ast.Constant)
-        and keyword.value.slice.value == 0
-        for keyword in made.keywords
-    )
-
-
-def _first_strings(table: ast.AST, globals_: dict[str, ast.AST]) -> Iterator[str]:
-    rows = _value_of(table, globals_)
-    for row in rows.elts if isinstance(rows, (ast.List, ast.Tuple)) else []:
-        if isinstance(row, ast.Tuple) and row.elts:
-            yield from _text(row.elts[0])
-
-
-def _value_of(node: ast.AST, globals_: dict[str, ast.AST]) -> ast.AST:
-    return globals_.get(node.id, node) if isinstance(node, ast.Name) else node
-
-
-def _text(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield node.value
-    elif isinstance(node, ast.JoinedStr):
-        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
 
 
 def page() -> str:

@@ -38,7 +38,7 @@ def test_a_dialogue_that_is_not_cut_agrees_with_the_book(dialogue: Dialogue) -> 
 def test_P12_what_the_server_says_ends_at_every_octet(dialogue: Dialogue, ending: Ending, late: bool) -> None:
     whole = dialogue.play().line.said
     assert whole > 100
-    for cut in share(range(whole), 5, NAMES.index(dialogue.name) + ENDINGS.index(ending)):
+    for cut in share(range(whole), 10, NAMES.index(dialogue.name) + ENDINGS.index(ending)):
         _judged(dialogue.play(cut=cut, ending=ending, late=late), f"cut at {cut}")
 
 
@@ -47,7 +47,7 @@ def test_P12_what_the_server_says_ends_at_every_octet(dialogue: Dialogue, ending
 def test_P12_what_the_client_writes_is_taken_up_to_every_octet(dialogue: Dialogue, ending: Ending) -> None:
     whole = dialogue.play().line.taken
     assert whole > 50
-    for takes in share(range(whole), 5, NAMES.index(dialogue.name)):
+    for takes in share(range(whole), 10, NAMES.index(dialogue.name)):
         played = dialogue.play(takes=takes, ending=ending)
         _judged(played, f"{takes} octets taken")
         assert played.line.taken == takes

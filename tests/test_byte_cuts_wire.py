@@ -122,7 +122,7 @@ def test_P12_a_dialogue_over_tcp_is_cut_at_every_octet(
         to_client, to_server = here.whole()
         length = to_client if direction == "to client" else to_server
         assert length > 100
-        for after in [*share(range(length - 1), 5, how == "RST"), length - 1]:
+        for after in [*share(range(length - 1), 10, how == "RST"), length - 1]:
             here.cut(direction, after, how)
         assert here.seen == set(Delivery)
 
@@ -137,6 +137,6 @@ def test_P12_a_dialogue_over_TLS_is_cut_all_along_it(
         to_client, to_server = here.whole()
         length = to_client if direction == "to client" else to_server
         assert length > 800
-        for after in share([*range(0, length, _TLS_STRIDE), *range(length - 60, length)], 5):
+        for after in share([*range(0, length, _TLS_STRIDE), *range(length - 60, length)], 10):
             here.cut(direction, after, how)
         assert Delivery.DELIVERED in here.seen

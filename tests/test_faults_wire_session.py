@@ -11,12 +11,14 @@ An interrupt is SIGINT, sent to this thread once the server has come to the stag
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +52,7 @@ from smtpconn.transport import Transport
 
 from .cell_report import CELLS, cells
 from .tampering import Plan, Tampered, tampered_pool
+from .thoroughness import share
 from .wire_faults import DEADLINE, PATIENCE, SLACK, nothing_left
 
 ND, DL = Delivery.NOT_DELIVERED, Delivery.DELIVERED
@@ -125,11 +128,19 @@ def sessions() -> Iterator[Session]:
                         yield Session(stage, fault, shape, protocol, tls)
 
 
-SESSIONS = list(sessions())
+def _by_cell(everything: Iterable[Session]) -> list[list[Session]]:
+    found: dict[tuple[str, str], list[Session]] = defaultdict(list)
+    for session in everything:
+        found[session.stage, session.fault].append(session)
+    return list(found.values())
+
+
+ALL = list(sessions())
+PLAYED = [each for place, of_cell in enumerate(_by_cell(ALL)) for each in share(of_cell, 4, place)]
 
 
 def test_every_cell_of_the_opening_is_played() -> None:
-    assert {(each.stage, each.fault) for each in SESSIONS} == {
+    assert {(each.stage, each.fault) for each in PLAYED} == {
         cell for cell in CODES if cell[0] in {"A3", "A4", "A5", "A6", "A7", "A8", "A9"}
     }
 
@@ -190,7 +201,7 @@ def _plan_of(case: Session) -> Plan | None:
     return plan
 
 
-@pytest.mark.parametrize("case", SESSIONS, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", PLAYED, ids=lambda case: case.id)
 def test_a_fault_while_a_session_opens(case: Session, authority: TestAuthority) -> None:
     deadline = DEADLINE if case.fault in ("silence", "drip") else PATIENCE
     with CELLS.run(case.stage, case.fault):
@@ -662,12 +673,12 @@ VERB_ERRORS: dict[str, type[SmtpError]] = {
     "V5": PermanentReplyError,
 }
 C4_FAULTS = [fault for stage, fault in CODES if stage == "C4"]
+C4_CELLS = [(verb, fault) for verb in ("VRFY", "EXPN", "HELP", "NOOP") for fault in C4_FAULTS if fault != "async-exc"]
+C4_SETTINGS = list(itertools.product((None, "implicit"), (False, True)))
+C4_PLAYED = [(*cell, *setting) for place, cell in enumerate(C4_CELLS) for setting in share(C4_SETTINGS, 4, place)]
 
 
-@pytest.mark.parametrize("reused", [False, True], ids=["fresh", "reused"])
-@pytest.mark.parametrize("tls", [None, "implicit"])
-@pytest.mark.parametrize("fault", [fault for fault in C4_FAULTS if fault != "async-exc"])
-@pytest.mark.parametrize("verb", ["VRFY", "EXPN", "HELP", "NOOP"])
+@pytest.mark.parametrize(("verb", "fault", "tls", "reused"), C4_PLAYED)
 def test_faults_C4_a_verb_that_is_no_mail(
     verb: str, fault: str, tls: Tls | None, reused: bool, authority: TestAuthority
 ) -> None:
@@ -864,9 +875,9 @@ def test_faults_D2_async_exc_WI() -> None:
         assert pool.send(SENDER, RECIPIENTS, BODY).all_delivered
 
 
-def planned() -> Iterator[tuple[str, str]]:
-    """(stage, fault) of every run of the tests above."""
-    yield from ((each.stage, each.fault) for each in SESSIONS)
+def planned(*, whole: bool = False) -> Iterator[tuple[str, str]]:
+    """(stage, fault) of every run of the tests above; `whole`: of those that other Pythons play, too."""
+    yield from ((each.stage, each.fault) for each in (ALL if whole else PLAYED))
     yield from [("A1", row[0]) for row in RESOLVED] + [("A1", "async-exc")]
     yield from [("A2", fault) for fault in ("refused", "RST", "silence", "async-exc")]
     yield from [("A3", "malformed"), ("A7", "malformed")] * 3
@@ -874,7 +885,8 @@ def planned() -> Iterator[tuple[str, str]]:
         yield from [(stage, fault) for stage in ("C1", "C2", "C3", "D3")] * 2
     yield from [("C2", "write-fail")] * 2 + [("C2", "async-exc"), ("C4", "async-exc")]
     yield from [(stage, fault) for stage in ("C1", "C3", "D3") for fault in ("write-fail", "async-exc")]
-    yield from [("C4", fault) for fault in C4_FAULTS if fault != "async-exc"] * 16
+    every = [(*cell, *setting) for cell in C4_CELLS for setting in C4_SETTINGS]
+    yield from (("C4", fault) for _, fault, _, _ in (every if whole else C4_PLAYED))
     yield from [("D1", fault) for fault in IDLE_OCTETS] * 4
     yield from [("D2", "silence")] * 4 + [("D2", "refused"), ("D2", "async-exc")]
 

@@ -482,22 +482,26 @@ def test_fifty_forked_children_write_nothing_to_the_parents_sockets(
         with pool_of(server, mode, max_size=3, **config) as pool, pool.connection() as lease:
             assert lease.send(SENDER, [RECIPIENT], BODY).all_delivered
             assert send(pool).all_delivered
-            stop, opening = threading.Event(), threading.Event()
+            stop, busy, turned = threading.Event(), threading.Event(), threading.Event()
 
             def churn() -> None:
-                while not stop.is_set():
+                while busy.wait(20) and not stop.is_set():
                     with pool.connection(timeout=20):
-                        opening.set()
+                        pass
                     pool.stats()
+                    turned.set()
 
             threads = [threading.Thread(target=churn, daemon=True) for _ in range(2)]
             for thread in threads:
                 thread.start()
-            assert opening.wait(20)
             octets = server.sessions[0].octets
             for number in range(50):
-                _fork_and_use(pool, lease, number)
+                busy.set()
+                turned.clear()
+                assert turned.wait(20)
+                _fork_and_use(pool, lease, number, busy)
             stop.set()
+            busy.set()
             for thread in threads:
                 thread.join(20)
             assert server.sessions[0].octets == octets
@@ -512,7 +516,8 @@ def test_fifty_forked_children_write_nothing_to_the_parents_sockets(
     assert sum(session.count("QUIT") for session in commands) == len(commands)
 
 
-def _fork_and_use(pool: ConnectionPool, lease: Lease, number: int) -> None:
+def _fork_and_use(pool: ConnectionPool, lease: Lease, number: int, busy: threading.Event) -> None:
+    """`busy`: while it is set, others take turns with the pool. They do when the child is made, and rest after that."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -525,6 +530,7 @@ def _fork_and_use(pool: ConnectionPool, lease: Lease, number: int) -> None:
             pool.close()
         finally:
             os._exit(status)
+    busy.clear()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

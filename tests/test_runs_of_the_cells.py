@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from . import cell_table
+from . import cell_table, test_faults_wire_session
 from .cell_report import CELLS, CellReport, cells
 from .test_faults_wire import PLAYED
 from .wire_faults import wire_cases
@@ -23,7 +23,7 @@ def test_the_documentation_has_the_numbers_of_the_tables() -> None:
 
 
 def test_G_C_1_there_are_enough_runs_and_every_cell_has_some() -> None:
-    memory, sockets = cell_table.planned(wire_cases())
+    memory, sockets = cell_table.planned(wire_cases(), test_faults_wire_session.planned(whole=True))
     assert memory.total() + sockets.total() >= 8_000
     stages = {stage.split(" ")[0] for stage, _, _ in cells()}
     assert stages == set(memory + sockets)
@@ -35,7 +35,7 @@ def test_what_was_played_is_what_was_planned(request: pytest.FixtureRequest) -> 
     if not {f"test_faults_{name}" for name in _MODULES} <= modules or request.config.option.keyword:
         pytest.skip("the modules with the cells are not all part of this run")
     played = Counter(stage for stage, _ in CELLS.runs.elements())
-    memory, sockets = cell_table.planned(PLAYED)
+    memory, sockets = cell_table.planned(PLAYED, test_faults_wire_session.planned())
     assert played == memory + sockets
     assert set(CELLS.runs) == {(stage.split(" ")[0], fault) for stage, fault, _ in cells()}
     assert CELLS.failures.total() == cell_table.FAILURES

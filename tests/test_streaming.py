@@ -129,6 +129,7 @@ def peak_of(send: Callable[..., Any], source: Any) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("octets", "make"),

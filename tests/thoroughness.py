@@ -1,12 +1,13 @@
 """How much of what can be enumerated a run plays.
 
-A share by default, spread evenly, so that the suite stays quick on each Python. All of it with SMTPCONN_FAULTS=all, as
-in `tox -e faults`.
+A share by default, spread evenly, and another one on each Python, so that the suite stays quick. All of it with
+SMTPCONN_FAULTS=all, as in `tox -e faults`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 
 def share(everything: Sequence[T], parts: int, first: int = 0) -> Sequence[T]:
-    """Each `parts`-th, beginning with the one at `first`; never none of something."""
+    """Each `parts`-th; `first` and the version of Python say which. Never none of something."""
     if WHOLE:
         return everything
-    return everything[first % min(parts, len(everything) or 1) :: parts]
+    return everything[(first + sys.version_info.minor) % min(parts, len(everything) or 1) :: parts]

@@ -56,6 +56,7 @@ def test_every_message_is_delivered_and_the_ledger_agrees(command: Sequence[str]
     assert cell(done.stdout, "full@example.com").split()[:2] == ["NOT_DELIVERED", "552"]
 
 
+@pytest.mark.slow
 def test_output_in_a_pipe_is_plain_and_fits_80_columns() -> None:
     done = smtpconn("demo", *SMALL)
     assert "\x1b" not in done.stdout
@@ -63,6 +64,7 @@ def test_output_in_a_pipe_is_plain_and_fits_80_columns() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_json_has_the_keys_of_its_schema_and_nothing_stands_beside_it() -> None:
     """users:JS1."""
     done = smtpconn("demo", *SMALL, "--json", "--seed", "7")
@@ -85,6 +87,7 @@ def test_json_has_the_keys_of_its_schema_and_nothing_stands_beside_it() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_message_costs_two_round_trips_and_a_connection_two_more() -> None:
     """design:promise 4: EHLO and QUIT are the two; the greeting is read without a write before it."""
     report = json.loads(smtpconn("demo", *SMALL, "--json").stdout)
@@ -92,6 +95,7 @@ def test_a_message_costs_two_round_trips_and_a_connection_two_more() -> None:
     assert 80 + report["connections"] <= flights <= 80 + 2 * report["connections"]
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_if_all_is_well() -> None:
     done = smtpconn("demo", *SMALL, "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -109,6 +113,7 @@ def test_a_server_of_the_users_gets_the_messages() -> None:
     assert len({mail.content for mail in mails}) == 40
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_makes_the_status_1_and_the_run_short() -> None:
     with LoopbackServer() as server:
         server.refuse("c@d.test", "550 5.1.1 \x1b[31mno such user")
@@ -173,6 +178,7 @@ def test_a_defect_ends_with_70_and_a_traceback(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_makes_no_traceback() -> None:
     """users:CLI4."""
     reader, writer = os.pipe()
@@ -241,6 +247,7 @@ class Terminal:
         return self.process.wait(timeout=50)
 
 
+@pytest.mark.slow
 @on_terminal
 def test_a_terminal_shows_a_progress_bar() -> None:
     terminal = Terminal(*SMALL)
