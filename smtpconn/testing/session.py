@@ -344,6 +344,8 @@ class Session:
         if decision.positive:
             self.transaction.forget()
             self.transaction.rset_in_flight = self.record.flights
+        else:
+            self.transaction.reset_refused = True
         self.emit(decision)
 
     def _noop(self, rest: str) -> None:

@@ -36,6 +36,7 @@ class Transaction:
     Attributes:
         open: MAIL was accepted and neither RSET nor an end of data came since.
         rset_in_flight: number of the flight in which the last RSET came.
+        reset_refused: True after an RSET that was not obeyed: who wrote MAIL behind it in one flight could not know.
     """
 
     def __init__(self, session: Session) -> None:
@@ -57,6 +58,7 @@ class Transaction:
         self._chunk_octets = 0
         self._chunk_failed = False
         self._attempted = False
+        self.reset_refused = False
 
     def mark_flight(self) -> None:
         """Count the present flight as one of a mail transaction."""
@@ -96,7 +98,7 @@ class Transaction:
         if not session.hello:
             raise EnvelopeError("503 5.5.1 Say hello first")
         if self.open:
-            raise EnvelopeError("503 5.5.1 Nested MAIL, RSET first")
+            raise EnvelopeError("503 5.5.1 Nested MAIL, RSET first", broken=not self.reset_refused)
         demanded = options.require_auth
         if demanded is None:
             demanded = bool(options.auth or options.tokens)

@@ -185,6 +185,19 @@ def test_a_failed_transaction_stays_open_until_rset(serve: Serve, dial: Dial) ->
     assert talk.codes("RSET", "MAIL FROM:<b@x.test>") == ["250", "250"]
 
 
+def test_mail_behind_a_refused_rset_is_refused_and_is_no_violation(serve: Serve, dial: Dial) -> None:
+    """BURST: who announces MAIL behind RSET in one flight cannot know that this server will refuse RSET."""
+    server = serve()
+    server.refuse("bad@x.test", "550 5.1.1 No such user")
+    server.fault("RSET", "4yz", 1)
+    talk = dial(server)
+    assert talk.codes("MAIL FROM:<a@x.test>", "RCPT TO:<bad@x.test>") == ["250", "550"]
+    assert [code[0] for code in talk.codes("RSET", "MAIL FROM:<b@x.test>")] == ["4", "5"]
+    assert server.violations == []
+    assert talk.codes("RSET", "MAIL FROM:<b@x.test>", "MAIL FROM:<b@x.test>") == ["250", "250", "503"]
+    assert len(server.violations) == 1
+
+
 def test_lenient_mail_starts_afresh(serve: Serve, dial: Dial) -> None:
     server = serve(quirks={"lenient-mail"})
     talk = dial(server)

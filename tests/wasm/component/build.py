@@ -23,11 +23,12 @@ WANTED = ("protocol", *scripted())  # below tests/, as pytest names them
 
 INI = """\
 [pytest]
-addopts = --import-mode=importlib --strict-markers
+addopts = --import-mode=importlib --strict-markers -m "not slow"
 xfail_strict = true
 filterwarnings = error
 markers =
     timeout: the limit of a test; here it is the host who limits the whole run
+    slow: what takes long, and has nothing to do with the interpreter
 """
 
 

@@ -34,10 +34,6 @@ CANNOT = {
         "No such file|FileNotFoundError",
     ),
 }
-# Tests that may fail there for want of a clock: WASI's `process_time` is the wall's, and the neighbours' work counts.
-UNMEASURED = {
-    r"test_reply\.py::test_work_is_linear_LM12\[.*\]": r"process_time\(\)",
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +51,11 @@ def _in(table: dict[str, Any], name: str) -> Any:
     return next((value for pattern, value in table.items() if re.fullmatch(f"tests/protocol/{pattern}", name)), None)
 
 
-def _is_for_want_of_a_clock(report: dict[str, Any]) -> bool:
-    words = _in(UNMEASURED, report["name"])
-    return words is not None and re.search(words, report["detail"]) is not None
-
-
 def test_SY0_5_the_component_collects_every_test_of_the_core(found: Any) -> None:
     collected, broken, _ = found
     assert broken == []
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *WANTED],
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-m", "not slow", *WANTED],
         cwd=TESTS,
         capture_output=True,
         text=True,
@@ -86,7 +77,7 @@ def test_SY9_SY0_5_every_table_of_the_core_passes_in_the_component(found: Any) -
     unexpected = [
         f"{report['outcome']} {name}: {report['detail'][-1500:]}"
         for name, report in reports.items()
-        if report["outcome"] != "passed" and _in(CANNOT, name) is None and not _is_for_want_of_a_clock(report)
+        if report["outcome"] != "passed" and _in(CANNOT, name) is None
     ]
     assert not unexpected, "\n\n".join(unexpected)
     for row in ("E44_E45[pure-", "RFC_7914_section_11_E159[", "believe_each_other[pure-"):
@@ -101,9 +92,8 @@ def test_what_cannot_run_there_is_named_with_its_reason_and_still_tried(found: A
         assert report["outcome"] in ("failed", "error"), f"{name} succeeds in a component: no excuse is needed"
         assert re.search(words, report["detail"]), report["detail"][-800:]
     assert not [name for name, report in reports.items() if report["outcome"] == "skipped"]
-    for table in (CANNOT, UNMEASURED):
-        for pattern in table:
-            assert any(re.fullmatch(f"tests/protocol/{pattern}", name) for name in collected), pattern
+    for pattern in CANNOT:
+        assert any(re.fullmatch(f"tests/protocol/{pattern}", name) for name in collected), pattern
 
 
 def test_SY9_every_row_marked_C_is_proved_in_the_component_by_a_test_that_passed_there(found: Any) -> None:

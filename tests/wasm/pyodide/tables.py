@@ -11,6 +11,7 @@ import pytest
 # The options of pyproject.toml but for the time limits: Pyodide has neither signals nor threads to enforce them with.
 # Who runs this limits all of it.
 OPTIONS = ("-q", "--import-mode=importlib", "--strict-markers", "-p", "no:cacheprovider", "-W", "error")
+QUICK = ("-m", "not slow")
 
 
 class Recorder:
@@ -25,6 +26,7 @@ class Recorder:
     def pytest_configure(self, config: pytest.Config) -> None:
         if not config.pluginmanager.hasplugin("timeout"):
             config.addinivalue_line("markers", "timeout: enforced from outside")
+        config.addinivalue_line("markers", "slow: what takes long, and has nothing to do with the interpreter")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.collected = [item.nodeid for item in session.items]
@@ -49,7 +51,7 @@ def run(root: str, *arguments: str) -> str:
     """Run pytest with these arguments, of which those that are no options are paths below the root; report as JSON."""
     recorder = Recorder()
     arguments = tuple(one if one.startswith("-") else f"{root}/{one}" for one in arguments)
-    status = pytest.main([f"--rootdir={root}", *OPTIONS, *arguments], plugins=[recorder])
+    status = pytest.main([f"--rootdir={root}", *OPTIONS, *QUICK, *arguments], plugins=[recorder])
     slowest = sorted(recorder.seconds.items(), key=lambda item: -item[1])[:20]
     report: dict[str, Any] = {"status": int(status), "python": sys.version, "platform": sys.platform}
     return json.dumps(report | vars(recorder) | {"seconds": dict(slowest)})
