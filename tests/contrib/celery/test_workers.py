@@ -70,6 +70,7 @@ def until(true: Callable[[], Any]) -> Any:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_killed_at_each_moment_a_mail_is_neither_lost_nor_sent_twice(
     execution: str, start_worker: Any, client: celery.Celery, broker: Any
@@ -103,6 +104,7 @@ def test_killed_at_each_moment_a_mail_is_neither_lost_nor_sent_twice(
         assert [server.report()["violations"] for server in (early, late, done)] == [[], [], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_killed_at_any_moment_each_mail_is_sent_once_or_is_told_to_be_in_doubt(
     execution: str, start_worker: Any, client: celery.Celery, broker: Any
@@ -182,6 +184,7 @@ def test_a_child_is_killed_its_mail_is_in_doubt_and_the_worker_goes_on(
         assert counts(server, "killed") == counts(server, "after") == ONCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_a_warm_shutdown_ends_what_is_under_way_and_says_QUIT(
     server: LoopbackServer, execution: str, start_worker: Any, client: celery.Celery
