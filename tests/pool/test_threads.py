@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -358,6 +359,8 @@ def in_child(work: Callable[[], object], fork: Callable[[], int] | None = None) 
     if pid == 0:  # pragma: no cover  # another process
         status = 1
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)  # the time limit of the parent's test is none of a child that hangs
             os.close(read)
             work()
             status = 0
