@@ -46,7 +46,7 @@ def cell(output: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("command", [("-m", "smtpconn"), ("-c", WITHOUT_RICH)], ids=["with rich", "without rich"])
-def test_every_message_is_delivered_and_the_ledger_agrees(command: Sequence[str]) -> None:
+def test_every_message_is_delivered_and_the_ledger_agrees_in_80_plain_columns(command: Sequence[str]) -> None:
     """users:CLI14."""
     done = smtpconn("demo", *SMALL, command=command)
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,20 +56,19 @@ def test_every_message_is_delivered_and_the_ledger_agrees(command: Sequence[str]
     assert cell(done.stdout, "full@example.com").split()[:2] == ["NOT_DELIVERED", "552"]
 
 
-@pytest.mark.slow
-def test_output_in_a_pipe_is_plain_and_fits_80_columns() -> None:
-    done = smtpconn("demo", *SMALL)
+    # Plain in a pipe, and fit for 80 columns.
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-@pytest.mark.slow
 def test_json_has_the_keys_of_its_schema_and_nothing_stands_beside_it() -> None:
-    """users:JS1."""
+    """users:JS1, and design:promise 4: a message costs two round trips and a connection two more, EHLO and QUIT."""
     done = smtpconn("demo", *SMALL, "--json", "--seed", "7")
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
+    flights = report["flights_per_message"] * 40
+    assert 80 + report["connections"] <= flights <= 80 + 2 * report["connections"]
     keys = "schema command exit seed messages seconds rate latency connections reuses retries flights_per_message"
     assert list(report)[:14] == [*keys.split(), "verdicts", "ledger_agrees"]
     assert (report["schema"], report["command"], report["exit"], report["seed"]) == (1, "demo", 0, 7)
@@ -85,14 +84,6 @@ def test_json_has_the_keys_of_its_schema_and_nothing_stands_beside_it() -> None:
         "enhanced": "5.2.2",
         "text": "mailbox full",
     }
-
-
-@pytest.mark.slow
-def test_a_message_costs_two_round_trips_and_a_connection_two_more() -> None:
-    """design:promise 4: EHLO and QUIT are the two; the greeting is read without a write before it."""
-    report = json.loads(smtpconn("demo", *SMALL, "--json").stdout)
-    flights = report["flights_per_message"] * 40
-    assert 80 + report["connections"] <= flights <= 80 + 2 * report["connections"]
 
 
 @pytest.mark.slow

@@ -197,17 +197,16 @@ def test_F118_the_tests_of_an_application_pass(user: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pool", ["smtpconn_pool", "smtpconn_outbox.pool"])
-@pytest.mark.parametrize(
-    ("kept", "says"),
-    [("leases.append(lease)", "*did not give back the leases of MainThread*"), ("del lease", "*lost 1 leases*")],
-    ids=["held", "dropped"],
-)
-def test_F118_a_test_that_keeps_or_loses_a_lease_fails(user: pytest.Pytester, pool: str, kept: str, says: str) -> None:
-    fixture = pool.partition(".")[0]
+def test_F118_a_test_that_keeps_or_loses_a_lease_fails(user: pytest.Pytester) -> None:
     user.makeini("[pytest]\naddopts = -p no:cacheprovider")  # the pool warns, too
-    test = f"lease = {pool}.connection()\n    lease.__enter__()\n    {kept}"
-    user.makepyfile(f"leases = []\n\ndef test_keeps({fixture}):\n    {test}\n")
+    held, dropped = "*did not give back the leases of MainThread*", "*lost 1 leases*"
+    tests, says = "leases = []\n", []
+    for name, pool in (("pool", "smtpconn_pool"), ("outbox", "smtpconn_outbox.pool")):
+        for kept, words in (("leases.append(lease)", held), ("del lease", dropped)):
+            tests += f"def test_{len(says) // 2}(smtpconn_{name}):\n"
+            tests += f"    lease = {pool}.connection()\n    lease.__enter__()\n    {kept}\n"
+            says += [f"*ERROR at teardown of test_{len(says) // 2}*", words]
+    user.makepyfile(tests)
     result = user.runpytest_subprocess(*plugin_arguments())
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines([says])
+    result.assert_outcomes(passed=4, errors=4)
+    result.stdout.fnmatch_lines(says)
