@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow  # it reads all tests, and says the same on each P
 POOL = Citations("DF|TM|I|AQ|RN|VA|CS|BO|GN|LE|CL|EP|SN|SM|PG|PO", "pool_ids.txt")
 MODULES = (
     "pool/test_*.py", "bench/test_pool*.py", "test_pool_*.py", "interop/test_*pool*.py", "property/test_pool_*.py",
+    "soak/test_pool_*.py",
 )  # fmt: skip
 
 NOT_YET: dict[str, str] = {}

@@ -200,7 +200,8 @@ def test_F118_the_tests_of_an_application_pass(user: pytest.Pytester) -> None:
 def test_F118_a_test_that_keeps_or_loses_a_lease_fails(user: pytest.Pytester) -> None:
     user.makeini("[pytest]\naddopts = -p no:cacheprovider")  # the pool warns, too
     held, dropped = "*did not give back the leases of MainThread*", "*lost 1 leases*"
-    tests, says = "leases = []\n", []
+    tests = "leases = []\n"
+    says: list[str] = []
     for name, pool in (("pool", "smtpconn_pool"), ("outbox", "smtpconn_outbox.pool")):
         for kept, words in (("leases.append(lease)", held), ("del lease", dropped)):
             tests += f"def test_{len(says) // 2}(smtpconn_{name}):\n"
