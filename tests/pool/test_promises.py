@@ -442,13 +442,14 @@ def test_E66_F63_after_a_source_that_raises_the_next_mail_goes_out_and_nothing_o
             yield b"half of a message " * 900 + b"\r\n"
         raise failure
 
-    with LoopbackServer(protocol=protocol) as server, pool_of(server, protocol=protocol) as pool:
-        with pytest.raises(OSError, match="disk") as raised:
-            getattr(pool, verb)("first@example.com", [RECIPIENT], source())
-        assert raised.value is failure
-        assert SENDS[verb](pool, {}).all_delivered
-        assert pool.stats().opened == (2 if verb == "send" else 1)
-    assert ends(server) == (["client", "QUIT"] if verb == "send" else ["QUIT"])
+    with LoopbackServer(protocol=protocol) as server:
+        with pool_of(server, protocol=protocol) as pool:
+            with pytest.raises(OSError, match="disk") as raised:
+                getattr(pool, verb)("first@example.com", [RECIPIENT], source())
+            assert raised.value is failure
+            assert SENDS[verb](pool, {}).all_delivered
+            assert pool.stats().opened == (2 if verb == "send" else 1)
+        assert ends(server) == (["client", "QUIT"] if verb == "send" else ["QUIT"])
     assert commands(server).count("RSET") == (0 if verb == "send" else 1)
     assert [(mail.sender, mail.content) for mail in server.mails] == [(SENDER, BODY)]
     assert server.violations == []
