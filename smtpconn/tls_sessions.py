@@ -22,6 +22,7 @@ Key = tuple[str, str]  # the name that was verified, and the peer that was diall
 
 LONGEST = 3_600.0  # seconds: a certificate that expired or was revoked is noticed then
 _KEPT = 4  # tickets of one key: as many as a growing pool opens at once
+_WASTED = 8  # in a row: more than the tickets that a server which restarted has made worthless at once
 _KEYS_KEPT = 32  # a ticket may have 64 KiB and comes with a certificate: that bounds what hostile servers can fill
 
 
@@ -34,11 +35,17 @@ class _Ticket(NamedTuple):
 class _Shelf:
     """What is kept for one key."""
 
-    __slots__ = ("barred_until", "tickets")
+    __slots__ = ("barred_until", "tickets", "wasted")
 
     def __init__(self) -> None:
         self.tickets: list[_Ticket] = []
         self.barred_until = 0.0
+        self.wasted = 0
+
+    def bar(self, now: float) -> None:
+        self.tickets.clear()
+        self.barred_until = now + LONGEST
+        self.wasted = 0
 
 
 class TlsSessions:
@@ -71,7 +78,7 @@ class TlsSessions:
         return None
 
     def wants(self, key: Key) -> bool:
-        """False if there are enough, or if none are to be kept: a session costs a third of a millisecond to copy."""
+        """False if there are enough, or if none are to be kept: copying one takes OpenSSL 3.0 a third of a ms."""
         now = self.clock()
         with self._lock:
             shelf = self._shelves.get(key)
@@ -92,11 +99,18 @@ class TlsSessions:
 
     def bar(self, key: Key) -> None:
         """Forget the tickets of this key and keep none for a while."""
-        until = self.clock() + LONGEST
+        now = self.clock()
+        with self._lock:
+            self._shelf(key).bar(now)
+
+    def told(self, key: Key, *, useful: bool) -> None:
+        """Whether it was worth while: a server that gives no tickets, or takes none back, is asked less often."""
+        now = self.clock()
         with self._lock:
             shelf = self._shelf(key)
-            shelf.tickets.clear()
-            shelf.barred_until = until
+            shelf.wasted = 0 if useful else shelf.wasted + 1
+            if shelf.wasted >= _WASTED:
+                shelf.bar(now)
 
     def _shelf(self, key: Key) -> _Shelf:
         """The caller holds the lock."""
@@ -128,9 +142,11 @@ class Resumption:
     def agreed(self, sock: Any) -> bool:
         """The handshake is over: False if nothing can be kept, because the version is below 1.3."""
         self.resumed = bool(sock.session_reused)
-        if self.resumed and self._offered is not None:
-            # Resuming what was resumed for ever would put off the next look at the certificate for ever.
-            self._verified = self._offered.verified
+        if self._offered is not None:
+            self._sessions.told(self._key, useful=self.resumed)
+            if self.resumed:
+                # Resuming what was resumed for ever would put off the next look at the certificate for ever.
+                self._verified = self._offered.verified
         return bool(sock.version() == "TLSv1.3")
 
     def failed(self) -> None:
@@ -149,8 +165,10 @@ class Resumption:
         session = None
         with contextlib.suppress(OSError, ValueError):
             session = sock.session
-        if session is not None and session.has_ticket:
-            self._sessions.put(self._key, session, self._verified)
+        if session is None or not session.has_ticket:
+            self._sessions.told(self._key, useful=False)
+            return
+        self._sessions.put(self._key, session, self._verified)
 
     def forgo(self) -> None:
         """No resumption with this server: see `TlsTransport.forgo_resumption`."""

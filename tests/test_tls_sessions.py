@@ -228,6 +228,30 @@ def test_a_failure_without_a_ticket_says_nothing_of_tickets(sessions: TlsSession
     assert len(kept(sessions)) == 1
 
 
+@pytest.mark.parametrize("gives", [Session(), None], ids=["takes none back", "gives none"])
+def test_a_server_with_which_it_is_never_worth_while_is_left_alone_for_an_hour(
+    gives: object, sessions: TlsSessions, clock: Clock
+) -> None:
+    """Offering and copying a session takes as long as half of what a resumed handshake saves."""
+    for _ in range(9):
+        connected(sessions, gives, reused=False)
+    asked = Sock(AssertionError("asked all the same"))
+    part = sessions.begin(asked, KEY)
+    assert part.agreed(asked)
+    part.keep(asked)
+    assert asked.offered == []
+    clock.now += LONGEST
+    connected(sessions, Session())
+    assert connected(sessions, None) is not None
+
+
+def test_a_server_that_takes_a_ticket_now_and_then_is_not_left_alone(sessions: TlsSessions) -> None:
+    """A few behind one address, each with keys of its own."""
+    connected(sessions, Session())
+    for turn in range(100):
+        assert connected(sessions, Session(), reused=turn % 7 == 0) is not None
+
+
 def test_threads_get_each_ticket_once(sessions: TlsSessions) -> None:
     for _ in range(200):
         for _ in range(4):
