@@ -8,6 +8,8 @@ switches verification off. The module imports where `ssl` is missing.
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
 import pathlib
 import re
@@ -39,6 +41,9 @@ _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 
 
 _NOT_OF_THE_CONTEXT = ("server_name", "tlsa", "context")
+_of_the_context = operator.attrgetter(
+    *(item.name for item in fields(TlsConfig) if item.name not in _NOT_OF_THE_CONTEXT)
+)
 
 _contexts: OrderedDict[tuple[Any, ...], tuple[tuple[Any, ...], ssl.SSLContext, TlsSessions]] = OrderedDict()
 _contexts_lock = threading.Lock()
@@ -65,8 +70,7 @@ def context_and_sessions(config: TlsConfig) -> tuple[ssl.SSLContext, TlsSessions
     if config.context is not None:
         check_given(config.context)
         return config.context, None
-    key = tuple(getattr(config, item.name) for item in fields(config) if item.name not in _NOT_OF_THE_CONTEXT)
-    key = (config.tlsa is not None and config.tlsa.alone, *key)
+    key = (config.tlsa is not None and config.tlsa.alone, *_of_the_context(config))
     seen = tuple(_fingerprint(config))
     with _contexts_lock:
         known = _contexts.get(key)
@@ -131,7 +135,7 @@ def _roots(config: TlsConfig) -> tuple[str | os.PathLike[str] | bytes, ...]:
 
 def _state(path: str | pathlib.Path) -> tuple[int, ...] | None:
     try:
-        found = pathlib.Path(path).stat()
+        found = os.stat(path)  # noqa: PTH116  # for each login; a Path would be made first
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -223,10 +227,16 @@ def name_to_verify(config: TlsConfig, host: str | None) -> str:
     if name is None:
         raise InvalidInputError("TlsConfig.server_name is needed: there is no host name to verify here")
     try:
-        name.encode("idna")
+        _encodable(name)
     except UnicodeError as error:
         raise InvalidInputError("the host name cannot be used for TLS: give TlsConfig.server_name") from error
     return name
+
+
+@functools.lru_cache(maxsize=64)
+def _encodable(name: str) -> None:
+    """Raises UnicodeError, like `ssl` itself, for a label that is too long."""
+    name.encode("idna")
 
 
 def handshake_error(error: Exception, config: TlsConfig, server_name: str, where: str) -> SmtpError:

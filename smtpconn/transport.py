@@ -42,7 +42,7 @@ class Transport(Protocol):
 
     Optional attributes: `local_address` (the IP address to name in EHLO, or None), `peer` (text for messages),
     `abort()` (from another thread: wake a blocked `recv`, which then ends as a lost connection), `close_notify()`
-    (F116).
+    (F116), `forgo_resumption()` (a login is bound to the certificate, which must be the one of a full handshake).
     """
 
     @property
@@ -321,7 +321,12 @@ class TlsTransport(_Base):
         self._record_stuck = True
         # The same buffer at every attempt: OpenSSL may hold a part of it encrypted already.
         try:
-            taken = retry(lambda: self._sock.send(record), self._fd, WRITE, moment(timeout))
+            try:
+                taken = self._sock.send(record)  # there is nearly always room
+            except OSError as error:
+                if not wanted_by(error, WRITE):
+                    raise
+                taken = retry(lambda: self._sock.send(record), self._fd, WRITE, moment(timeout))
         except OSError as error:
             raise as_loss(error) from None
         self._record_stuck = False
@@ -395,7 +400,7 @@ class TlsTransport(_Base):
         super().close()
 
     def forgo_resumption(self) -> None:
-        """Let no session with this server be resumed for a while, nor this one."""
+        """See `Transport`: for an hour no session with this server is resumed, nor is this one."""
         if self._resumption is not None:
             self._resumption.forgo()
 
