@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 Key = tuple[str, str]  # the name that was verified, and the peer that was dialled
 
 LONGEST = 3_600.0  # seconds: a certificate that expired or was revoked is noticed then
-_KEPT = 4  # tickets of one key: as many as a growing pool opens at once
-_WASTED = 8  # in a row: more than the tickets that a server which restarted has made worthless at once
-_KEYS_KEPT = 32  # a ticket may have 64 KiB and comes with a certificate: that bounds what hostile servers can fill
+TICKETS_KEPT = 4  # for one key: as many connections as a growing pool opens at once
+SERVERS_KEPT = 32  # a ticket may have 64 KiB and comes with a certificate: that bounds what hostile servers can fill
+_WASTED = 8  # in a row; a server that restarted has made the tickets worthless that it gave before
 
 
 class _Ticket(NamedTuple):
@@ -85,7 +85,7 @@ class TlsSessions:
             if shelf is None:
                 return True
             shelf.tickets = [each for each in shelf.tickets if now < each.end]
-            return len(shelf.tickets) < _KEPT and now >= shelf.barred_until
+            return len(shelf.tickets) < TICKETS_KEPT and now >= shelf.barred_until
 
     def put(self, key: Key, session: Any, verified: float) -> None:
         """Keep a session for as long as it says itself, and never longer than `LONGEST` behind its full handshake."""
@@ -95,7 +95,7 @@ class TlsSessions:
             shelf = self._shelf(key)
             if now < end and now >= shelf.barred_until:
                 shelf.tickets.append(_Ticket(session, verified, end))
-                del shelf.tickets[:-_KEPT]
+                del shelf.tickets[:-TICKETS_KEPT]
 
     def bar(self, key: Key) -> None:
         """Forget the tickets of this key and keep none for a while."""
@@ -116,7 +116,7 @@ class TlsSessions:
         """The caller holds the lock."""
         shelf = self._shelves.setdefault(key, _Shelf())
         self._shelves.move_to_end(key)
-        while len(self._shelves) > _KEYS_KEPT:
+        while len(self._shelves) > SERVERS_KEPT:
             self._shelves.popitem(last=False)
         return shelf
 

@@ -601,6 +601,16 @@ def test_SEC3_no_session_shows_in_a_repr_or_goes_into_a_pickle(world: World) -> 
     transport.close()
 
 
+def test_the_log_says_that_a_session_was_resumed(authority: TestAuthority, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "smtpconn")
+    with LoopbackServer(tls="implicit", ca=authority) as server:
+        for _ in range(2):
+            config = TlsConfig(trust=authority.pem)
+            SmtpConnection.connect(server.host, server.port, TlsMode.IMPLICIT, timeout=10, tls_config=config).close()
+    said = [record.getMessage() for record in caplog.records if "TLS" in record.getMessage()]
+    assert [text.endswith("resumed") for text in said] == [False, True]
+
+
 # --- whole sessions ---
 
 
