@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,6 +60,7 @@ class TlsSessions:
         """Forget everything, the lock included: in a child whoever held it does not exist."""
         self._lock = threading.Lock()
         self._shelves: OrderedDict[Key, _Shelf] = OrderedDict()
+        self._barred: deque[tuple[Key, float]] = deque(maxlen=SERVERS_KEPT)  # not yet told to the shelves
 
     def begin(self, sock: Any, key: Key) -> Resumption:
         """The part of a connection whose handshake begins now: a ticket is offered if there is one."""
@@ -69,6 +70,7 @@ class TlsSessions:
         """The newest ticket, which nobody else gets (RFC 8446 appendix C.4)."""
         now = self.clock()
         with self._lock:
+            self._settle()
             shelf = self._shelves.get(key)
             while shelf is not None and shelf.tickets:
                 ticket = shelf.tickets.pop()
@@ -81,6 +83,7 @@ class TlsSessions:
         """False if there are enough, or if none are to be kept: copying one takes OpenSSL 3.0 a third of a ms."""
         now = self.clock()
         with self._lock:
+            self._settle()
             shelf = self._shelves.get(key)
             if shelf is None:
                 return True
@@ -92,25 +95,34 @@ class TlsSessions:
         now = self.clock()
         end = min(verified + LONGEST, now + session.ticket_lifetime_hint)
         with self._lock:
+            self._settle()
             shelf = self._shelf(key)
             if now < end and now >= shelf.barred_until:
                 shelf.tickets.append(_Ticket(session, verified, end))
                 del shelf.tickets[:-TICKETS_KEPT]
 
     def bar(self, key: Key) -> None:
-        """Forget the tickets of this key and keep none for a while."""
-        now = self.clock()
-        with self._lock:
-            self._shelf(key).bar(now)
+        """Forget the tickets of this key and keep none for a while.
+
+        Without the lock: a finaliser closes a connection, and it may run in the thread that holds it.
+        """
+        self._barred.append((key, self.clock()))
 
     def told(self, key: Key, *, useful: bool) -> None:
         """Whether it was worth while: a server that gives no tickets, or takes none back, is asked less often."""
         now = self.clock()
         with self._lock:
+            self._settle()
             shelf = self._shelf(key)
             shelf.wasted = 0 if useful else shelf.wasted + 1
             if shelf.wasted >= _WASTED:
                 shelf.bar(now)
+
+    def _settle(self) -> None:
+        """The caller holds the lock."""
+        while self._barred:
+            key, now = self._barred.popleft()
+            self._shelf(key).bar(now)
 
     def _shelf(self, key: Key) -> _Shelf:
         """The caller holds the lock."""

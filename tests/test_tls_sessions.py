@@ -187,6 +187,8 @@ def test_the_least_used_servers_are_forgotten_first(sessions: TlsSessions) -> No
     assert sessions.take(keys[2]) is not None
     for number in range(5_000):
         sessions.bar((HOST, f"hostile {number}"))
+        sessions.put((HOST, f"hostile {number}"), Session(), 1_000.0)
+    assert len(sessions._barred) <= 32
     assert len(sessions._shelves) == 32
 
 
@@ -250,6 +252,19 @@ def test_a_server_that_takes_a_ticket_now_and_then_is_not_left_alone(sessions: T
     connected(sessions, Session())
     for turn in range(100):
         assert connected(sessions, Session(), reused=turn % 7 == 0) is not None
+
+
+def test_AK15_a_finaliser_that_closes_a_connection_waits_for_no_lock(sessions: TlsSessions) -> None:
+    """The collector may run it in the very thread that has the lock."""
+    sessions.put(KEY, Session(), 1_000.0)
+    part = sessions.begin(Sock(), KEY)
+    sessions.put(KEY, Session(), 1_000.0)
+    with sessions._lock:
+        other = threading.Thread(target=part.failed, daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+    assert kept(sessions) == []
 
 
 def test_threads_get_each_ticket_once(sessions: TlsSessions) -> None:
