@@ -10,6 +10,7 @@ data is never sent. The module imports where `ssl` is missing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -26,9 +27,20 @@ SERVERS_KEPT = 32  # a ticket may have 64 KiB and comes with a certificate: that
 _WASTED = 8  # in a row; a server that restarted has made the tickets worthless that it gave before
 
 
+def _clock() -> Callable[[], float]:
+    """A monotonic clock that goes on while the machine sleeps, where the system has one: a certificate does expire."""
+    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):  # Linux; macOS, where time.monotonic() stands still meanwhile
+        number = getattr(time, name, None)
+        if number is not None:
+            with contextlib.suppress(OSError):
+                time.clock_gettime(number)
+                return functools.partial(time.clock_gettime, number)
+    return time.monotonic
+
+
 class _Ticket(NamedTuple):
     session: Any  # an ssl.SSLSession: opaque, it shows no secret and cannot be pickled
-    verified: float  # the monotonic moment of the full handshake that it goes back to
+    verified: float  # the moment of the full handshake that it goes back to
     end: float
 
 
@@ -51,8 +63,8 @@ class _Shelf:
 class TlsSessions:
     """The tickets of one context; safe for threads, empty in a forked child."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or _clock()
         self.renew()
         _all.add(self)
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -153,6 +154,20 @@ def test_resuming_again_and_again_does_not_put_off_the_next_look_at_the_certific
     assert connected(sessions, Session()) is None, "an hour after the full handshake there is another one"
     clock.now += LONGEST - 1
     assert connected(sessions, None) is not None
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that counts its sleep")
+def test_the_hour_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(number: int) -> float:
+        if number == unknown:
+            raise OSError("no such clock")
+        return {time.CLOCK_BOOTTIME: 7.0, time.CLOCK_MONOTONIC: 3.0}[number]
+
+    unknown = -1
+    monkeypatch.setattr(time, "clock_gettime", told)
+    assert TlsSessions().clock() == 7.0
+    unknown = time.CLOCK_BOOTTIME
+    assert TlsSessions().clock() == 3.0
 
 
 def test_a_ticket_that_the_server_refused_begins_a_new_hour(sessions: TlsSessions, clock: Clock) -> None:
