@@ -1,4 +1,4 @@
-"""Connecting a socket that does not block: begin, wait, and learn what came of it.
+"""Connecting a socket that does not block: begin, wait, and learn what came of it; the names of its ends.
 
 Knows connect() and its manners; refuses to know whose socket it is. TimeoutError means that the caller's time has
 passed.
@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smtpconn.readiness import WRITE, rest_until, wait
 
@@ -53,3 +53,22 @@ def finish(sock: socket.socket, address: SocketAddress, code: int = 0) -> None:
     if address.host is not None and sock.getsockname() == sock.getpeername():
         # Nobody listens, and the kernel picked the very port that was dialled: the "server" would be ourselves.
         raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
+def local_address(sock: socket.socket) -> str | None:
+    """The IP address of our end, without a scope, or None."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return None
+    return str(name[0]).partition("%")[0]
+
+
+def shown_peer(name: Any, host: str | None) -> str:
+    """The other end in words: `name` is what `getpeername` says, `host` what was dialled."""
+    if not isinstance(name, tuple):  # a Unix socket: a path, octets of the abstract namespace, or nothing
+        return host or (name if isinstance(name, str) and name else "Unix socket")
+    ip = f"[{name[0]}]" if ":" in str(name[0]) else str(name[0])
+    return f"{host} via {ip}:{name[1]}" if host else f"{ip}:{name[1]}"

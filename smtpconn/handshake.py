@@ -143,4 +143,6 @@ def _channel_binding(driver: Driver, credentials: Credentials) -> bytes | None:
     info = driver.transport.tls
     if info is None or getattr(credentials, "channel_binding", None) is None:
         return None
+    # A server whose certificate was replaced reckons with the new one, and a session that was resumed knows the old.
+    getattr(driver.transport, "forgo_resumption", lambda: None)()
     return tls_server_end_point(info.peer_certificate)

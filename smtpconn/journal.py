@@ -58,7 +58,7 @@ class Journal:
     def secured(self, tls: TlsInfo | None) -> None:
         """A handshake is done; a transport of the caller's may say nothing about it."""
         if _log.isEnabledFor(logging.DEBUG):
-            agreed = f"{tls.version}, {tls.cipher}" if tls is not None else "on"
+            agreed = f"{tls.version}, {tls.cipher}{', resumed' * tls.resumed}" if tls is not None else "on"
             self._note(f"TLS {agreed}", smtp_stage="tls")
 
     def greeted(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from smtpconn import racing, resolve
@@ -145,7 +145,11 @@ class Opening:
     @property
     def without_credentials(self) -> Opening:
         """What a connection keeps once it is open (SEC2)."""
-        return self if self.credentials is None else replace(self, credentials=None)
+        if self.credentials is None:
+            return self
+        kept = object.__new__(type(self))  # everything was validated
+        kept.__dict__.update(self.__dict__, credentials=None)
+        return kept
 
 
 _DEFAULT_TLS = TlsConfig()

@@ -10,6 +10,7 @@ import base64
 import enum
 import os
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Union
 
@@ -51,7 +52,8 @@ class TlsInfo:
 
     `version`: for example "TLSv1.3". `cipher`: its OpenSSL name. `server_name`: the name that was verified.
     `peer_certificate`: the server's certificate, DER. `verified_by`: "PKIX": trust roots; "DANE-EE" or "DANE-TA": a
-    TLSA record in their place (RFC 7672); "PKIX and DANE-EE", "PKIX and DANE-TA": both.
+    TLSA record in their place (RFC 7672); "PKIX and DANE-EE", "PKIX and DANE-TA": both. `resumed`: the server's
+    certificate was verified in an earlier handshake, within the last hour (RFC 8446 section 2.2).
     """
 
     version: str
@@ -59,8 +61,9 @@ class TlsInfo:
     server_name: str
     peer_certificate: bytes = field(repr=False)
     verified_by: str = "PKIX"
+    resumed: bool = False
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """The fields in JSON types; the certificate in base64."""
         octets = base64.b64encode(self.peer_certificate).decode("ascii")
         return {
@@ -69,14 +72,15 @@ class TlsInfo:
             "server_name": self.server_name,
             "peer_certificate": octets,
             "verified_by": self.verified_by,
+            "resumed": self.resumed,
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, str]) -> TlsInfo:
-        """The inverse of `to_dict`."""
+    def from_dict(cls, data: Mapping[str, Any]) -> TlsInfo:
+        """The inverse of `to_dict`; takes what was written before a field was there."""
         octets = base64.b64decode(data["peer_certificate"])
-        verified_by = data.get("verified_by", "PKIX")
-        return cls(data["version"], data["cipher"], data["server_name"], octets, verified_by)
+        later = {name: data[name] for name in ("verified_by", "resumed") if name in data}
+        return cls(data["version"], data["cipher"], data["server_name"], octets, **later)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ switches verification off. The module imports where `ssl` is missing.
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
 import pathlib
 import re
@@ -18,8 +20,9 @@ from dataclasses import fields
 from typing import Any
 
 from smtpconn.pem import pem_certificates
-from smtpconn.protocol.errors import CertificateError, InvalidInputError, TlsError
+from smtpconn.protocol.errors import CertificateError, InvalidInputError, SmtpError, SmtpTimeoutError, TlsError
 from smtpconn.tls import HAVE_SSL, TlsConfig, check_given, load_roots
+from smtpconn.tls_sessions import TlsSessions
 
 if HAVE_SSL:
     import ssl
@@ -38,8 +41,11 @@ _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 
 
 _NOT_OF_THE_CONTEXT = ("server_name", "tlsa", "context")
+_of_the_context = operator.attrgetter(
+    *(item.name for item in fields(TlsConfig) if item.name not in _NOT_OF_THE_CONTEXT)
+)
 
-_contexts: OrderedDict[tuple[Any, ...], tuple[tuple[Any, ...], ssl.SSLContext]] = OrderedDict()
+_contexts: OrderedDict[tuple[Any, ...], tuple[tuple[Any, ...], ssl.SSLContext, TlsSessions]] = OrderedDict()
 _contexts_lock = threading.Lock()
 
 
@@ -52,28 +58,41 @@ def ssl_context(config: TlsConfig) -> ssl.SSLContext:
         TlsError: no `ssl` in this interpreter, no trust roots on this system, or a file that cannot be read.
         InvalidInputError: a file without certificates, or a context that was given and no longer verifies.
     """
+    return context_and_sessions(config)[0]
+
+
+def context_and_sessions(config: TlsConfig) -> tuple[ssl.SSLContext, TlsSessions | None]:
+    """See `ssl_context`; and the sessions that may be resumed with that context.
+
+    None for a context that was given, since it is used as it is, and for TLSA records: what is resumed shows no chain.
+    """
     require_ssl()
     if config.context is not None:
         check_given(config.context)
-        return config.context
-    key = tuple(getattr(config, item.name) for item in fields(config) if item.name not in _NOT_OF_THE_CONTEXT)
-    key = (config.tlsa is not None and config.tlsa.alone, *key)
+        return config.context, None
+    key = (config.tlsa is not None and config.tlsa.alone, *_of_the_context(config))
     seen = tuple(_fingerprint(config))
     with _contexts_lock:
         known = _contexts.get(key)
         if known is not None and known[0] == seen:
             _contexts.move_to_end(key)
-            return known[1]
-    context = _build(config)
+    if known is None or known[0] != seen:
+        known = _kept(key, (seen, _build(config), TlsSessions()))
+    return known[1], None if config.tlsa is not None else known[2]
+
+
+def _kept(
+    key: tuple[Any, ...], made: tuple[tuple[Any, ...], ssl.SSLContext, TlsSessions]
+) -> tuple[tuple[Any, ...], ssl.SSLContext, TlsSessions]:
     with _contexts_lock:
         known = _contexts.get(key)
-        if known is not None and known[0] == seen:
-            return known[1]  # another thread was first
-        _contexts[key] = (seen, context)
+        if known is not None and known[0] == made[0]:
+            return known  # another thread was first
+        _contexts[key] = made
         _contexts.move_to_end(key)
         while len(_contexts) > _CONTEXTS_KEPT:
             _contexts.popitem(last=False)
-    return context
+    return made
 
 
 def require_ssl() -> None:
@@ -116,7 +135,7 @@ def _roots(config: TlsConfig) -> tuple[str | os.PathLike[str] | bytes, ...]:
 
 def _state(path: str | pathlib.Path) -> tuple[int, ...] | None:
     try:
-        found = pathlib.Path(path).stat()
+        found = os.stat(path)  # noqa: PTH116  # for each login; a Path would be made first
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -199,11 +218,31 @@ def _no_password() -> str:
     raise InvalidInputError("client_certificate: the key is encrypted: give a password callable as third part")
 
 
-# --- what went wrong ---
+# --- the name to verify, and what went wrong ---
 
 
-def handshake_error(error: Exception, config: TlsConfig, server_name: str, where: str) -> TlsError:
+def name_to_verify(config: TlsConfig, host: str | None) -> str:
+    """The name that is sent and verified; `host` was dialled. Raises `InvalidInputError`."""
+    name = config.server_name or host
+    if name is None:
+        raise InvalidInputError("TlsConfig.server_name is needed: there is no host name to verify here")
+    try:
+        _encodable(name)
+    except UnicodeError as error:
+        raise InvalidInputError("the host name cannot be used for TLS: give TlsConfig.server_name") from error
+    return name
+
+
+@functools.lru_cache(maxsize=64)
+def _encodable(name: str) -> None:
+    """Raises UnicodeError, like `ssl` itself, for a label that is too long."""
+    name.encode("idna")
+
+
+def handshake_error(error: Exception, config: TlsConfig, server_name: str, where: str) -> SmtpError:
     """The error to raise for a handshake that failed; `where` names the peer. The caller chains the cause."""
+    if isinstance(error, TimeoutError):
+        return SmtpTimeoutError(f"TLS handshake with {where} timed out", stage="tls")
     if isinstance(error, ssl.SSLCertVerificationError):
         text = f"the certificate of {where} was refused for {server_name!r}: {error.verify_message}"
         return CertificateError(text + _remedy(error.verify_code, given=config.context is not None))

@@ -15,13 +15,14 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from smtpconn import connecting, dane
-from smtpconn.protocol.errors import InvalidInputError, SmtpTimeoutError, TlsError, UsageError
+from smtpconn.protocol.errors import InvalidInputError, TlsError, UsageError
 from smtpconn.readiness import READ, WRITE, Readable, as_loss, moment, retry, wait, wanted_by
 from smtpconn.tls import HAVE_SSL, TlsConfig, TlsInfo
-from smtpconn.tls_context import handshake_error, ssl_context
+from smtpconn.tls_context import context_and_sessions, handshake_error, name_to_verify
+from smtpconn.tls_sessions import Resumption
 
 if TYPE_CHECKING:
     from smtpconn.resolve import SocketAddress
@@ -41,7 +42,7 @@ class Transport(Protocol):
 
     Optional attributes: `local_address` (the IP address to name in EHLO, or None), `peer` (text for messages),
     `abort()` (from another thread: wake a blocked `recv`, which then ends as a lost connection), `close_notify()`
-    (F116).
+    (F116), `forgo_resumption()` (a login is bound to the certificate, which must be the one of a full handshake).
     """
 
     @property
@@ -95,7 +96,7 @@ class _Base:
         # given.
         self._ending = threading.RLock()
         self.peer = peer
-        self.local_address = _local_address(sock)
+        self.local_address = connecting.local_address(sock)
 
     def _fd(self) -> int:
         self._check_open()
@@ -180,7 +181,7 @@ class SocketTransport(_Base):
             name = sock.getpeername()
         except OSError as error:
             raise InvalidInputError(f"the socket is not connected: {error.strerror}") from error
-        return cls(sock, _shown_peer(name, host), host)
+        return cls(sock, connecting.shown_peer(name, host), host)
 
     def __init__(self, sock: socket.socket, peer: str, host: str | None = None) -> None:
         super().__init__(sock, peer, host)
@@ -242,34 +243,29 @@ class SocketTransport(_Base):
         at = moment(timeout)
         self._check_open()
         wrapped: ssl.SSLSocket | None = None
+        resumption: Resumption | None = None
         try:
-            server_name = _name_to_verify(config, self._host)
-            wrapped = _wrap(ssl_context(config), self._sock, server_name, self.peer)
+            server_name = name_to_verify(config, self._host)
+            context, sessions = context_and_sessions(config)
+            wrapped = _wrap(context, self._sock, server_name, self.peer)
             self._gone = _REPLACED
+            if sessions is not None:
+                resumption = sessions.begin(wrapped, (server_name, self.peer))
             retry(wrapped.do_handshake, wrapped.fileno, READ, at)
             verified_by = "PKIX"
             if config.tlsa is not None:
                 verified_by = dane.verify(dane.chain_of(wrapped), config.tlsa, self.peer)
-            return TlsTransport(wrapped, self.peer, server_name, verified_by)
+            return TlsTransport(wrapped, self.peer, server_name, verified_by, resumption)
         except BaseException as error:
             if wrapped is None:
                 self.close()
                 raise
             wrapped.close()
             if isinstance(error, OSError):
-                raise _handshake_failure(error, config, server_name, self.peer) from error
+                if resumption is not None:
+                    resumption.failed()
+                raise handshake_error(error, config, server_name, self.peer) from error
             raise
-
-
-def _name_to_verify(config: TlsConfig, host: str | None) -> str:
-    name = config.server_name or host
-    if name is None:
-        raise InvalidInputError("TlsConfig.server_name is needed: there is no host name to verify here")
-    try:
-        name.encode("idna")
-    except UnicodeError as error:
-        raise InvalidInputError("the host name cannot be used for TLS: give TlsConfig.server_name") from error
-    return name
 
 
 def _wrap(context: ssl.SSLContext, sock: socket.socket, server_name: str, peer: str) -> ssl.SSLSocket:
@@ -281,18 +277,19 @@ def _wrap(context: ssl.SSLContext, sock: socket.socket, server_name: str, peer: 
         raise TlsError(f"TLS handshake with {peer} failed: {error.strerror}") from error
 
 
-def _handshake_failure(error: OSError, config: TlsConfig, server_name: str, peer: str) -> Exception:
-    if isinstance(error, TimeoutError):
-        return SmtpTimeoutError(f"TLS handshake with {peer} timed out", stage="tls")
-    return handshake_error(error, config, server_name, peer)
-
-
 class TlsTransport(_Base):
     """A socket after its TLS handshake; made by `SocketTransport.start_tls`."""
 
     secure = True
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str, server_name: str, verified_by: str = "PKIX") -> None:
+    def __init__(
+        self,
+        sock: ssl.SSLSocket,
+        peer: str,
+        server_name: str,
+        verified_by: str = "PKIX",
+        resumption: Resumption | None = None,
+    ) -> None:
         super().__init__(sock, peer, server_name)
         self._pending = sock.pending
         self._readable = Readable(sock.fileno())
@@ -300,6 +297,9 @@ class TlsTransport(_Base):
         self._held: bytes | None = None
         self._failed: OSError | None = None  # what every later `recv` raises
         self._record_stuck = False  # a record is half written: OpenSSL would flush it with the next write
+        self._resumption = resumption
+        # The same until its ticket was kept.
+        self._ticketless = resumption if resumption is not None and resumption.agreed(sock) else None
         cipher = sock.cipher()
         self.tls: TlsInfo | None = TlsInfo(
             version=sock.version() or "",
@@ -307,6 +307,7 @@ class TlsTransport(_Base):
             server_name=server_name,
             peer_certificate=sock.getpeercert(binary_form=True) or b"",
             verified_by=verified_by,
+            resumed=resumption is not None and resumption.resumed,
         )
 
     def send(self, octets: bytes | memoryview, timeout: float | None) -> int:
@@ -320,7 +321,12 @@ class TlsTransport(_Base):
         self._record_stuck = True
         # The same buffer at every attempt: OpenSSL may hold a part of it encrypted already.
         try:
-            taken = retry(lambda: self._sock.send(record), self._fd, WRITE, moment(timeout))
+            try:
+                taken = self._sock.send(record)  # there is nearly always room
+            except OSError as error:
+                if not wanted_by(error, WRITE):
+                    raise
+                taken = retry(lambda: self._sock.send(record), self._fd, WRITE, moment(timeout))
         except OSError as error:
             raise as_loss(error) from None
         self._record_stuck = False
@@ -336,6 +342,9 @@ class TlsTransport(_Base):
             self._held = held[limit:] or (None if held else held)
             return held[:limit]
         at = moment(timeout)
+        if self._ticketless is not None and self._ticketless.heard:  # a command is out: the server is busy with it
+            self._ticketless.keep(cast("ssl.SSLSocket", self._sock))
+            self._ticketless = None
         try:
             if self._is_silent(timeout):  # first: a reply is rarely there already
                 wait(self._fd(), READ, at)
@@ -355,13 +364,16 @@ class TlsTransport(_Base):
 
     def _read(self, limit: int) -> bytes:
         try:
-            return self._sock.recv(limit)
+            octets = self._sock.recv(limit)
         except ssl.SSLZeroReturnError:
             return b""
         except ssl.SSLEOFError:
             if _is_reset(self._sock):  # before 3.12 Python gives it the name of an end
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
             return b""
+        if octets and self._ticketless is not None:
+            self._ticketless.heard = True
+        return octets
 
     def readable(self) -> bool:
         """See `Transport.readable`. Decrypts what is there: a ticket or a key update is not data (EN5)."""
@@ -380,6 +392,17 @@ class TlsTransport(_Base):
     def start_tls(self, config: TlsConfig, timeout: float | None) -> Transport:
         """Raises UsageError: TLS is there already."""
         raise UsageError("TLS is active already")
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        if self._ticketless is not None:
+            self._ticketless.failed()
+        super().close()
+
+    def forgo_resumption(self) -> None:
+        """See `Transport`: for an hour no session with this server is resumed, nor is this one."""
+        if self._resumption is not None:
+            self._resumption.forgo()
 
     def close_notify(self) -> None:
         """Tell the peer that this side is done (RFC 8446 section 6.1), without waiting; then only `close` is possible.
@@ -404,21 +427,3 @@ def _is_reset(sock: socket.socket) -> bool:
     except OSError:
         return True
     return False
-
-
-def _local_address(sock: socket.socket) -> str | None:
-    """The IP address of our end, without a scope, or None."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return None
-    try:
-        name = sock.getsockname()
-    except OSError:
-        return None
-    return str(name[0]).partition("%")[0]
-
-
-def _shown_peer(name: Any, host: str | None) -> str:
-    if not isinstance(name, tuple):  # a Unix socket: a path, octets of the abstract namespace, or nothing
-        return host or (name if isinstance(name, str) and name else "Unix socket")
-    ip = f"[{name[0]}]" if ":" in str(name[0]) else str(name[0])
-    return f"{host} via {ip}:{name[1]}" if host else f"{ip}:{name[1]}"

@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     # ---- the wall: no I/O, no clock, no thread, no log above this line ----
     {"deadline", "pem", "attempts", "finding.records"},
     {"finding.exchangers", "finding.services", "finding.tlsa"},
-    {"tls", "outcomes", "dane"},
+    {"tls", "outcomes", "dane", "tls_sessions"},
     {"tls_context", "readiness", "url", "finding.lookups", "finding.trust"},
     {"finding.domain"},
     {"connecting", "resolve", "sender", "message", "journal"},

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import smtpconn
-from smtpconn import MailParams, RcptParams, Reply, SessionState, SmtpConnection, Timeouts, testing
+from smtpconn import MailParams, RcptParams, Reply, SessionState, SmtpConnection, Timeouts, testing, tls_sessions
 from smtpconn.protocol import (
     address,
     audit,
@@ -236,6 +236,8 @@ LIMITS = {
     "challenges of one AUTH": session._CHALLENGES,
     "iterations of SCRAM": mechanisms.ITERATIONS,
     "`str()` of an error, of a reply": errors._SHOWN,
+    "TLS tickets kept for a server": tls_sessions.TICKETS_KEPT,
+    "servers whose TLS tickets are kept": tls_sessions.SERVERS_KEPT,
 }
 
 

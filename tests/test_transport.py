@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smtpconn import transport as transport_module
+from smtpconn import connecting
 from smtpconn.protocol.errors import CertificateError, InvalidInputError, SmtpTimeoutError, TlsError, UsageError
 from smtpconn.resolve import SocketAddress, unix_address
 from smtpconn.tls import TlsConfig
@@ -236,12 +236,12 @@ def test_a_dialled_socket_is_taken_over_and_named() -> None:
 
 
 def test_the_peer_of_a_socket_without_a_host_is_shown_by_its_address() -> None:
-    assert transport_module._shown_peer(("::1", 25, 0, 0), None) == "[::1]:25"
-    assert transport_module._shown_peer(("127.0.0.1", 25), None) == "127.0.0.1:25"
-    assert transport_module._shown_peer("/run/lmtp", None) == "/run/lmtp"
-    assert transport_module._shown_peer("", None) == "Unix socket"
-    assert transport_module._shown_peer(b"\0abstract", None) == "Unix socket"
-    assert transport_module._shown_peer("", HOST) == HOST
+    assert connecting.shown_peer(("::1", 25, 0, 0), None) == "[::1]:25"
+    assert connecting.shown_peer(("127.0.0.1", 25), None) == "127.0.0.1:25"
+    assert connecting.shown_peer("/run/lmtp", None) == "/run/lmtp"
+    assert connecting.shown_peer("", None) == "Unix socket"
+    assert connecting.shown_peer(b"\0abstract", None) == "Unix socket"
+    assert connecting.shown_peer("", HOST) == HOST
 
 
 def test_over_refuses_what_is_no_plain_connected_stream(context: ssl.SSLContext) -> None:
