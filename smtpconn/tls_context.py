@@ -101,14 +101,16 @@ def require_ssl() -> None:
         raise TlsError("TLS needs the module ssl, which this Python does not have", permanent=True)
 
 
-def _renew_lock() -> None:
-    """In a forked child: whoever held the lock does not exist here."""
+def _renew() -> None:
+    """In a forked child: whoever held a lock does not exist here."""
     global _contexts_lock
     _contexts_lock = threading.Lock()
+    for _, _, sessions in _contexts.values():
+        sessions.renew()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_renew)
 
 
 def _fingerprint(config: TlsConfig) -> Iterator[Any]:

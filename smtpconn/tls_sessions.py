@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -66,10 +64,9 @@ class TlsSessions:
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.clock = clock or _clock()
         self.renew()
-        _all.add(self)
 
     def renew(self) -> None:
-        """Forget everything, the lock included: in a child whoever held it does not exist."""
+        """Forget everything, the lock included. In a child: a ticket of the parent is not used twice."""
         self._lock = threading.Lock()
         self._shelves: OrderedDict[Key, _Shelf] = OrderedDict()
         self._barred: deque[tuple[Key, float]] = deque(maxlen=SERVERS_KEPT)  # not yet told to the shelves
@@ -197,16 +194,3 @@ class Resumption:
     def forgo(self) -> None:
         """No resumption with this server: see `TlsTransport.forgo_resumption`."""
         self._sessions.bar(self._key)
-
-
-_all: weakref.WeakSet[TlsSessions] = weakref.WeakSet()
-
-
-def _renew_all() -> None:
-    """In a forked child: a ticket of the parent is not used twice."""
-    for sessions in list(_all):
-        sessions.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)

@@ -293,11 +293,14 @@ def test_threads_get_each_ticket_once(sessions: TlsSessions) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_AK16_a_forked_child_has_no_ticket_of_its_parent_and_waits_for_none_of_its_threads() -> None:
-    sessions = TlsSessions()
+    with TestAuthority() as own:
+        _, sessions = tls_context.context_and_sessions(TlsConfig(trust=own.pem))
+    assert sessions is not None
     sessions.put(KEY, Session(), sessions.clock())
     with sessions._lock:
         child = os.fork()
         if child == 0:  # nothing of pytest may run here
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(10)
             os._exit(0 if sessions.take(KEY) is None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
