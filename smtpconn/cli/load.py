@@ -148,6 +148,7 @@ def send_all(load: Load, sender: Sender, progress: Callable[[int], None]) -> Out
         run.stopped.set()
         for thread in threads:
             thread.join()
+        progress(len(run.outcome.verdicts))  # the last threads may have ended while an earlier number was shown
     run.outcome.seconds = time.perf_counter() - started
     if run.defects:
         raise run.defects[0]

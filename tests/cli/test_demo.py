@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +306,29 @@ def test_each_message_is_sent_exactly_once() -> None:
     outcome = send_all(load(), recorder, lambda done: None)  # type: ignore[arg-type]  # only what the load calls
     assert sorted(recorder.messages) == sorted(load().message(n) for n in range(30))
     assert outcome.count(Delivery.DELIVERED) == 30
+
+
+def test_the_last_thing_that_is_shown_is_the_number_of_all() -> None:
+    """Also where the last threads end while an earlier number is shown."""
+    both, last = threading.Barrier(2), threading.Event()
+    shown: list[int] = []
+
+    class Slow(Recorder):
+        def send(self, *envelope: Any, timeout: float) -> Any:
+            both.wait(20)
+            if threading.current_thread().name == "demo-1":
+                assert last.wait(20)
+            return Sent()
+
+    def show(done: int) -> None:
+        shown.append(done)
+        running = {thread.name: thread for thread in threading.enumerate()}
+        if "demo-0" not in running and "demo-1" in running:
+            last.set()
+            running["demo-1"].join(20)
+
+    send_all(load(messages=2, threads=2), Slow(), show)  # type: ignore[arg-type]  # only what the load calls
+    assert shown[-1] == 2
 
 
 def test_a_defect_of_the_sender_ends_the_run_and_is_raised() -> None:
