@@ -33,6 +33,7 @@ def test_a_dialogue_that_is_not_cut_agrees_with_the_book(dialogue: Dialogue) -> 
     assert all(entry.delivery.name != "UNKNOWN" for outcome in played.outcomes for entry in outcome.recipients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "late"), list(product(ENDINGS, (False, True))))
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=NAMES)
 def test_P12_what_the_server_says_ends_at_every_octet(dialogue: Dialogue, ending: Ending, late: bool) -> None:
@@ -42,6 +43,7 @@ def test_P12_what_the_server_says_ends_at_every_octet(dialogue: Dialogue, ending
         _judged(dialogue.play(cut=cut, ending=ending, late=late), f"cut at {cut}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["RST", "stall"])
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=NAMES)
 def test_P12_what_the_client_writes_is_taken_up_to_every_octet(dialogue: Dialogue, ending: Ending) -> None:

@@ -241,6 +241,7 @@ def test_every_cell_of_a_prefetched_flight_is_played() -> None:
     assert len(cells()) == 95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_the_cell(case: Case) -> None:
     with CELLS.run(case.stage, case.fault):

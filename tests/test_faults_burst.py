@@ -192,6 +192,7 @@ def _expected(case: Case) -> list[tuple[type[SmtpError] | None, list[Delivery]]]
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_the_cell(case: Case) -> None:
     with CELLS.run(case.stage, case.fault):

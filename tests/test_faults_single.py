@@ -231,6 +231,7 @@ JUDGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_the_cell(case: Case) -> None:
     with CELLS.run(case.stage, case.fault), closing(play(case)) as played:

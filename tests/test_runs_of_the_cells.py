@@ -30,6 +30,7 @@ def test_G_C_1_there_are_enough_runs_and_every_cell_has_some() -> None:
     assert len(cells()) == 292 + 95 + 28
 
 
+@pytest.mark.slow
 def test_what_was_played_is_what_was_planned(request: pytest.FixtureRequest) -> None:
     modules = {item.path.stem for item in request.session.items}
     if not {f"test_faults_{name}" for name in _MODULES} <= modules or request.config.option.keyword:

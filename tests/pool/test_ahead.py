@@ -699,6 +699,7 @@ def test_SM9_KU_an_interrupt_of_a_body_or_a_sink_ends_the_batch_and_nothing_is_s
     assert sink.left <= 5  # the last ones were interrupted, too, or nearly
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "concurrency"), [(PREFETCH, 2), (BURST, 2), (BURST, 1)])
 def test_SM8_I24_a_consumer_who_is_interrupted_at_any_line_leaves_nothing_open_and_nothing_twice(
     smtp: LoopbackServer, level: Pipelining, concurrency: int

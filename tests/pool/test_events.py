@@ -241,6 +241,7 @@ def test_I29_PO39_the_hook_may_call_the_pool(
     assert stats.hook_errors == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PoolEvent.__subclasses__(), ids=lambda kind: kind.__name__)
 def test_I24_I29_an_interrupt_in_the_hook_passes_and_loses_no_slot(
     server: FakeServer, clock: Clock, kind: type[PoolEvent]

@@ -168,6 +168,7 @@ def all_of(pool: ConnectionPool) -> None:
             stack.enter_context(pool.connection(timeout=40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", _SCENES)
 def test_I24_PO3_AQ6_no_slot_and_no_lock_is_lost_whatever_line_is_interrupted(scene: str) -> None:
     line = 0
