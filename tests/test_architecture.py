@@ -136,11 +136,13 @@ MODULES = dict(_modules())
 CORE = {name: path for name, path in MODULES.items() if name.startswith("protocol.")}
 
 
+@pytest.mark.once
 def test_the_table_names_every_module_and_nothing_else() -> None:
     listed = set().union(*FLOORS)
     assert {_room(name) for name in MODULES} - APART == listed
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_run_downward_only(module: str) -> None:
     room = _room(module)
@@ -155,6 +157,7 @@ def test_imports_run_downward_only(module: str) -> None:
     assert not upward, f"{module} imports {sorted(upward)}, which are not below it"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if _room(name) == "testing"))
 def test_the_test_kit_shares_no_code_with_the_client(module: str) -> None:
     """It parses what arrives by its own means, so that neither hides the other's mistakes.
@@ -165,11 +168,13 @@ def test_the_test_kit_shares_no_code_with_the_client(module: str) -> None:
     assert _own(module, MODULES[module]) <= {"testing"} | given
 
 
+@pytest.mark.once
 def test_only_the_command_line_uses_the_test_kit() -> None:
     users = {_room(name) for name, path in MODULES.items() if "testing" in _own(name, path)}
     assert users <= {"testing", "cli"}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(CORE))
 def test_the_core_imports_no_io_no_clock_no_thread_and_no_log(module: str) -> None:
     """D1."""
@@ -178,6 +183,7 @@ def test_the_core_imports_no_io_no_clock_no_thread_and_no_log(module: str) -> No
     assert _own(module, CORE[module]) <= set(CORE) | {"protocol"}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(CORE))
 def test_the_core_imports_at_the_top_of_its_modules_only(module: str) -> None:
     """features:SY0.1: no import inside a function, no `__getattr__`: imports at run time fail in a component."""
@@ -190,6 +196,7 @@ def test_the_core_imports_at_the_top_of_its_modules_only(module: str) -> None:
 PURE = sorted(f"finding.{name}" for name in ("records", "exchangers", "services", "tlsa", "trust"))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", PURE)
 def test_what_records_mean_is_decided_without_asking_anybody(module: str) -> None:
     """The decisions about MX, SRV and TLSA records are functions over values."""
@@ -207,6 +214,7 @@ def _calls(path: pathlib.Path) -> Iterator[tuple[str, str]]:
                     yield function.name, called
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(CORE))
 def test_the_core_keeps_away_from_pythons_own_traps(module: str) -> None:
     """faults:SEC7: `str.splitlines`, `int()` and `str.isdigit` see more than ASCII digits; `int` only in `decimal`."""
@@ -229,6 +237,7 @@ VERBS = (
 )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "module", sorted(n for n in MODULES if _room(n) not in ("testing", "cli") and n != "protocol.commands")
 )
@@ -277,12 +286,14 @@ LARGE = {  # modules above 420 lines, each with its reason
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_large_room_has_a_reason(module: str) -> None:
     lines = MODULES[module].read_text(encoding="utf-8").count("\n")
     assert lines <= 440 or module in LARGE, f"{module} has {lines} lines: split it, or say why not"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_long_function_wants_a_split(module: str) -> None:
     tree = _tree(MODULES[module])
@@ -314,5 +325,6 @@ def _large_classes() -> set[str]:
     return found
 
 
+@pytest.mark.once
 def test_a_large_class_has_a_reason_and_no_reason_outlives_its_class() -> None:
     assert _large_classes() == set(LARGE_CLASSES)

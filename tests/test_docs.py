@@ -121,7 +121,7 @@ def blocks_of(page: str, *directives: str) -> list[str]:
     return [inspect.cleandoc(text.replace("\n   ", "\n")) for text in found]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["first-message", "threads", "lmtp"])
 def test_a_tutorial_runs_when_its_blocks_are_copied_one_after_the_other(name: str) -> None:
     """DO1: with nothing else; elsewhere in the pages a server is there already."""

@@ -14,7 +14,7 @@ import pytest
 
 from .citations import TESTS, Citations
 
-pytestmark = pytest.mark.slow  # it reads all tests, and says the same on each Python
+pytestmark = pytest.mark.once  # it reads all tests
 
 FAULTS = Citations("AK|NN|SEC|OB|BR|IN|LM|TC|ST", "fault_ids.txt")
 NOT_YET: dict[str, str] = {}

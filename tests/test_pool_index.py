@@ -18,7 +18,7 @@ import pytest
 
 from .citations import TESTS, Citations
 
-pytestmark = pytest.mark.slow  # it reads all tests, and says the same on each Python
+pytestmark = pytest.mark.once  # it reads all tests
 
 POOL = Citations("DF|TM|I|AQ|RN|VA|CS|BO|GN|LE|CL|EP|SN|SM|PG|PO", "pool_ids.txt")
 MODULES = (

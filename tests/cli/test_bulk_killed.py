@@ -168,7 +168,7 @@ INTERESTING = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("level", ["grouped", "prefetch"])
 def test_killed_at_every_interesting_and_many_random_moments_nothing_is_sent_twice_or_lost(
     runner: Runner, tmp_path: Path, level: str

@@ -63,7 +63,7 @@ def test_the_pages_have_examples() -> None:
     assert sum(len(examples(block)) for block in BLOCKS) >= 13
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 @pytest.mark.parametrize("block", BLOCKS, ids=[examples(block)[0][0][:40] for block in BLOCKS])
 def test_each_example_prints_what_the_page_shows(authority: TestAuthority, tmp_path: Path, block: str) -> None:

@@ -105,7 +105,7 @@ def test_a_server_of_the_users_gets_the_messages() -> None:
     assert len({mail.content for mail in mails}) == 40
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_server_that_refuses_makes_the_status_1_and_the_run_short() -> None:
     with LoopbackServer() as server:
         server.refuse("c@d.test", "550 5.1.1 \x1b[31mno such user")
@@ -170,7 +170,7 @@ def test_a_defect_ends_with_70_and_a_traceback(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_a_closed_pipe_makes_no_traceback() -> None:
     """users:CLI4."""
     reader, writer = os.pipe()
@@ -239,7 +239,7 @@ class Terminal:
         return self.process.wait(timeout=50)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @on_terminal
 def test_a_terminal_shows_a_progress_bar() -> None:
     terminal = Terminal(*SMALL)

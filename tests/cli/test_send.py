@@ -282,7 +282,7 @@ def login_server(authority: TestAuthority, **options: Any) -> LoopbackServer:
     return LoopbackServer(tls="starttls", ca=authority, auth={"anna": PASSWORD}, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_CLI1_the_password_may_come_from_each_place_but_the_arguments(authority: TestAuthority, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(f"{PASSWORD}\nsecond line\n")
@@ -603,7 +603,7 @@ def test_CLI11_a_pipe_gets_lines_with_tabs_and_no_escape_codes(server: LoopbackS
     assert [len(line.split(b"\t")) for line in done.stdout.splitlines()] == [5, 5, 5]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a POSIX terminal")
 @pytest.mark.parametrize("command", [("-m", "smtpconn"), WITHOUT_RICH], ids=["with rich", "without rich"])
 def test_CLI11_a_terminal_gets_a_table_of_80_columns(
@@ -677,7 +677,7 @@ def test_a_full_disk_changes_no_verdict(server: LoopbackServer) -> None:
     assert done.stderr.startswith(b"smtpconn send: stdout: ")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_descriptors_change_no_verdict(server: LoopbackServer, letter_file: str, closed: str) -> None:

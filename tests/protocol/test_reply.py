@@ -234,7 +234,7 @@ def test_octets_behind_a_reply_stay_for_the_next_call_F28() -> None:
     assert (third.lines, parser.pending) == (("c",), 0)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(
     "octets", [line_of(MAX_LINE) * 64, b"250 ok\r\n" * 131_072], ids=["long replies", "short replies"]
 )

@@ -671,7 +671,7 @@ def test_E136_the_same_path_with_other_parameters_is_another_RCPT() -> None:
     assert talk.verdicts == [DL, ND]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.timeout(45)  # quadratic work takes many minutes
 def test_LM10_the_verdicts_of_many_recipients_cost_linear_work() -> None:
     count = 50_000

@@ -121,13 +121,13 @@ class TestMarkers:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_tests_of_a_stranger_pass(user: pytest.Pytester) -> None:
     """features:F118, users:PT1-PT5, PT8: the fixtures, judged by smtplib."""
     run(user, OF_STRANGERS, passed=10)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_what_a_fixture_started_is_stopped(user: pytest.Pytester) -> None:
     run(
         user,
@@ -143,7 +143,7 @@ def test_two():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_marker_takes_keywords_only(user: pytest.Pytester) -> None:
     run(user, "@pytest.mark.smtpconn(1)\ndef test(smtpconn_server): pass\n", errors=1)
 
@@ -196,7 +196,7 @@ def test_F118_the_tests_of_an_application_pass(user: pytest.Pytester) -> None:
     result.assert_outcomes(passed=3)
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_F118_a_test_that_keeps_or_loses_a_lease_fails(user: pytest.Pytester) -> None:
     user.makeini("[pytest]\naddopts = -p no:cacheprovider")  # the pool warns, too
     held, dropped = "*did not give back the leases of MainThread*", "*lost 1 leases*"

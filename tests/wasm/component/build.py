@@ -23,12 +23,12 @@ WANTED = ("protocol", *scripted())  # below tests/, as pytest names them
 
 INI = """\
 [pytest]
-addopts = --import-mode=importlib --strict-markers -m "not slow"
+addopts = --import-mode=importlib --strict-markers -m "not once"
 xfail_strict = true
 filterwarnings = error
 markers =
     timeout: the limit of a test; here it is the host who limits the whole run
-    slow: what takes long, and has nothing to do with the interpreter
+    once: what takes long, and has nothing to do with the interpreter
 """
 
 

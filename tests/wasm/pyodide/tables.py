@@ -11,7 +11,7 @@ import pytest
 # The options of pyproject.toml but for the time limits: Pyodide has neither signals nor threads to enforce them with.
 # Who runs this limits all of it.
 OPTIONS = ("-q", "--import-mode=importlib", "--strict-markers", "-p", "no:cacheprovider", "-W", "error")
-QUICK = ("-m", "not slow")
+QUICK = ("-m", "not once")
 
 
 class Recorder:
@@ -26,7 +26,7 @@ class Recorder:
     def pytest_configure(self, config: pytest.Config) -> None:
         if not config.pluginmanager.hasplugin("timeout"):
             config.addinivalue_line("markers", "timeout: enforced from outside")
-        config.addinivalue_line("markers", "slow: what takes long, and has nothing to do with the interpreter")
+        config.addinivalue_line("markers", "once: what takes long, and has nothing to do with the interpreter")
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.collected = [item.nodeid for item in session.items]

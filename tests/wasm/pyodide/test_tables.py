@@ -1,4 +1,4 @@
-"""The tables of the core, tests/protocol, run by pytest inside Pyodide: every one that is not slow, or why not.
+"""The tables of the core, tests/protocol, run by pytest inside Pyodide: every one but those marked once, or why not.
 
 And the rows marked C that no table proves, over a scripted transport.
 """
