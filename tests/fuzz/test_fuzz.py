@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).with_name("run.py")
-FOLLOWED = {"reply": 6_000, "ehlo": 8_000, "stuffing": 8_000, "session": 3_000, "batch": 3_000}
-MUTATED = {"ehlo": 10_000, "stuffing": 10_000, "session": 4_000, "batch": 4_000}
+FOLLOWED = {"reply": 12_000, "ehlo": 15_000, "stuffing": 15_000, "session": 4_000, "batch": 4_000}
+MUTATED = {"ehlo": 20_000, "stuffing": 20_000, "session": 8_000, "batch": 8_000}
 MILLION = 1_000_000
 
 

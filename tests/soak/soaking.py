@@ -197,12 +197,13 @@ def _judge(report: Report, ledger: dict[tuple[str, str], int]) -> None:
             verdict, count = report.verdicts.get(key), ledger.get(key, 0)
             if verdict is None:
                 report.wrong.append(f"{key}: lost, no verdict; booked {count} times")
-            elif not _fits(verdict, count):
+            elif not fits(verdict, count):
                 report.wrong.append(f"{key}: {verdict.name}, booked {count} times")
     report.wrong += [f"{key}: booked, never sent" for key in ledger.keys() - report.verdicts.keys()]
 
 
-def _fits(verdict: Delivery, count: int) -> bool:
+def fits(verdict: Delivery, count: int) -> bool:
+    """Whether a recipient of this verdict may have been booked so many times."""
     if verdict is Delivery.UNKNOWN:
         return count <= 1
     return count == int(verdict is Delivery.DELIVERED)

@@ -20,6 +20,7 @@ import pytest
 from smtpconn import ConnectionPool, Delivery, SmtpError, TlsMode
 from smtpconn.testing import ServerProcess
 
+from .soaking import fits
 from .test_soak import MAILS
 
 RESTARTS, EVERY = (12, 5.0) if MAILS > 20_000 else (5, 0.6)
@@ -81,10 +82,8 @@ def judge(said: Iterable[tuple[str, str]], took: list[float], server: ServerProc
     assert max(took) < LIMIT + LATE
     assert report["violations"] == []
     assert sum(1 for verdict in verdicts.values() if verdict == Delivery.DELIVERED.name) > 100
-    for name, verdict in verdicts.items():
-        if verdict != Delivery.UNKNOWN.name:
-            assert counts.get(name, 0) == (verdict == Delivery.DELIVERED.name), (name, verdict)
-        assert counts.get(name, 0) <= 1, name
+    wrong = [name for name, verdict in verdicts.items() if not fits(Delivery[verdict], counts.get(name, 0))]
+    assert wrong == []
     assert set(counts) <= set(verdicts)
 
 
