@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from smtpconn import racing, resolve
@@ -145,11 +145,7 @@ class Opening:
     @property
     def without_credentials(self) -> Opening:
         """What a connection keeps once it is open (SEC2)."""
-        if self.credentials is None:
-            return self
-        kept = object.__new__(type(self))  # everything was validated
-        kept.__dict__.update(self.__dict__, credentials=None)
-        return kept
+        return self if self.credentials is None else replace(self, credentials=None)
 
 
 _DEFAULT_TLS = TlsConfig()
