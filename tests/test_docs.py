@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
 import itertools
@@ -163,6 +164,22 @@ def test_no_recipe_for_many_mails_gives_up_a_mail_because_of_a_wrong_password(tm
                 exec(recipe, names)  # noqa: S102 - our own page
             assert (b"AuthenticationError" in done.stderr) == (url != server.url)
         assert len(server.mails) == 20 + 50
+
+
+FOREIGN = {"EmailSender", "PyThreadState_SetAsyncExc", "QueueHandler", "SMTPHandler", "SMTPTimeoutError"}  # of others
+
+
+def test_every_class_that_a_page_names_is_there() -> None:
+    """The page that compares with the documents of old names theirs."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "smtpconn").rglob("*.py"))
+    known = {*re.findall(r"\w+", code), *dir(builtins), *FOREIGN}
+    for page in DOCS.rglob("*.rst"):
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^\.\. test\w+::.*\n((?:\n|   .*\n)+)", text, re.MULTILINE)
+        own = set(re.findall(r"\w+", "".join(blocks)))
+        named = re.findall(r"(?<![`:\w])`([A-Z][a-z]+[A-Z]\w+|[A-Z]{2,}[a-z]\w+)(?=[`(.])", text)
+        if page.name != "seed-methods.rst":
+            assert set(named) <= known | own, page.name
 
 
 # --- the reference is complete ---
