@@ -121,7 +121,8 @@ class Opening:
                 raise TypeError(f"tls_config must be a TlsConfig, not {type(self.tls_config).__name__}")
             if self.tls_mode is TlsMode.NONE:
                 raise InvalidInputError(
-                    "tls_config with TlsMode.NONE would promise what is not done: choose another tls_mode"
+                    "tls_config (trust, server_name and their like) with TlsMode.NONE would promise what is not done: "
+                    "choose another tls_mode, in a URL submission://, smtps:// or ?tls="
                 )
         object.__setattr__(self, "credentials", credentials_of(self.credentials))
         if self.ehlo_domain is not None:
