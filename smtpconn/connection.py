@@ -130,6 +130,11 @@ class SmtpConnection(Sending):
     it as a context manager: leaving it says QUIT, within 2 seconds and silently.
     """
 
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        if options or len(parts) != 3 or not isinstance(parts[1], Opening):
+            raise TypeError("open a connection with SmtpConnection.connect(host, port, tls_mode, timeout=...)")
+        super().__init__(*parts)
+
     # --- opening ---
 
     @classmethod

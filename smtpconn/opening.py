@@ -7,7 +7,9 @@ Knows hosts, addresses and dialling; refuses to know SMTP. Every address of a ho
 from __future__ import annotations
 
 import functools
+import inspect
 import socket
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -119,7 +121,8 @@ class Opening:
                 raise TypeError(f"tls_config must be a TlsConfig, not {type(self.tls_config).__name__}")
             if self.tls_mode is TlsMode.NONE:
                 raise InvalidInputError(
-                    "tls_config with TlsMode.NONE would promise what is not done: choose another tls_mode"
+                    "tls_config (trust, server_name and their like) with TlsMode.NONE would promise what is not done: "
+                    "choose another tls_mode, in a URL submission://, smtps:// or ?tls="
                 )
         object.__setattr__(self, "credentials", credentials_of(self.credentials))
         if self.ehlo_domain is not None:
@@ -132,10 +135,7 @@ class Opening:
         if not isinstance(self.allow_plaintext_auth, bool):
             raise TypeError(f"allow_plaintext_auth must be a bool, not {type(self.allow_plaintext_auth).__name__}")
         for name, methods in _HOOKS.items():
-            hook = getattr(self, name)
-            missing = [method for method in methods if hook is not None and not callable(getattr(hook, method, None))]
-            if missing:
-                raise TypeError(f"{name} must have a method {missing[0]}")
+            _check_hook(name, getattr(self, name), methods)
 
     @property
     def tls(self) -> TlsConfig:
@@ -150,6 +150,15 @@ class Opening:
 
 _DEFAULT_TLS = TlsConfig()
 _HOOKS = {"policy": ("check_sender", "check_recipients", "check_message_size"), "audit": ("on_event",)}
+
+
+def _check_hook(name: str, hook: object, methods: tuple[str, ...]) -> None:
+    """A class that was not called would take its first argument for itself, and fail at the first mail."""
+    for method in methods if hook is not None else ():
+        if not callable(getattr(hook, method, None)):
+            raise TypeError(f"{name} must have a method {method}")
+        if isinstance(hook, type) and isinstance(inspect.getattr_static(hook, method), types.FunctionType):
+            raise TypeError(f"{name} must be an object, not the class {hook.__name__}: write {hook.__name__}(...)")
 
 
 def check_name_to_verify(opening: Opening, endpoint: Endpoint) -> None:
@@ -183,7 +192,7 @@ def concealed(given: CredentialsSource | None) -> CredentialsSource | None:
     """
     if isinstance(given, tuple):
         return tuple(Secret(item, "password") if place else item for place, item in enumerate(given))  # type: ignore[return-value]  # checked later
-    known = given is None or isinstance(given, Credentials) or callable(given)
+    known = given is None or isinstance(given, (Credentials, _Misfit)) or callable(given)
     return given if known else _Misfit(type(given).__name__)  # type: ignore[return-value]  # refused later
 
 

@@ -20,8 +20,10 @@ import pytest
 
 from smtpconn import (
     AuthenticationError,
+    BoundedPolicy,
     ConnectError,
     ConnectionLostError,
+    ConnectionPool,
     Delivery,
     DeliveryUnknownError,
     ExtensionUnavailableError,
@@ -213,6 +215,8 @@ def _no_socket(*_args: object, **_keywords: object) -> None:
         ({"pipelining": 1}, TypeError),
         ({"policy": object()}, TypeError),
         ({"audit": object()}, TypeError),
+        ({"policy": BoundedPolicy}, TypeError),
+        ({"audit": ListAuditSink}, TypeError),
         ({"allow_plaintext_auth": 1}, TypeError),
         ({"timeout": None}, TypeError),
         ({"timeout": True}, TypeError),
@@ -232,6 +236,50 @@ def test_bad_options_are_refused_before_any_socket(
     monkeypatch.setattr(socket, "getaddrinfo", _no_socket)
     with pytest.raises(error):
         SmtpConnection.connect("mail.example.com", 25, TlsMode.NONE, **{"timeout": 5, **options})
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [("anna", "str"), (b"anna", "bytes"), (["anna", "secret"], "list"), (5, "int")]
+)
+def test_credentials_of_a_wrong_type_are_called_by_their_type(given: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"^credentials must be .*, not {kind}$"):
+        SmtpConnection.connect("mail.example.com", 25, TlsMode.NONE, timeout=5, credentials=given)
+    with pytest.raises(TypeError, match=f"^credentials must be .*, not {kind}$"):
+        ConnectionPool("mail.example.com", 25, TlsMode.NONE, credentials=given)
+
+
+@pytest.mark.parametrize("hook", ["policy", "audit"])
+def test_a_class_whose_methods_need_no_instance_is_a_hook(hook: str) -> None:
+    class Hook:
+        @staticmethod
+        def check_sender(sender: object) -> None: ...
+
+        @staticmethod
+        def check_recipients(recipients: object) -> None: ...
+
+        @classmethod
+        def check_message_size(cls, size: int | None) -> None: ...
+
+        @classmethod
+        def on_event(cls, event: object) -> None: ...
+
+    ConnectionPool("mail.example.com", 25, TlsMode.NONE, **{hook: Hook})  # type: ignore[arg-type]  # by its name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((), {}),
+        (("mail.example.com", 25), {}),
+        (("mail.example.com", 25), {"timeout": 5}),
+        (("mail.example.com", 25, TlsMode.NONE), {}),
+    ],
+)
+def test_what_smtplib_has_taught_is_answered_with_the_way_to_open_a_connection(
+    arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    with pytest.raises(TypeError, match=r"SmtpConnection\.connect\(host, port, tls_mode, timeout=\.\.\.\)"):
+        SmtpConnection(*arguments, **options)
 
 
 @pytest.mark.parametrize(

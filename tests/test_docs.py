@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import inspect
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +19,17 @@ from pathlib import Path
 import pytest
 
 import smtpconn
-from smtpconn import MailParams, RcptParams, Reply, SessionState, SmtpConnection, Timeouts, testing, tls_sessions
+from smtpconn import (
+    AuthenticationError,
+    MailParams,
+    RcptParams,
+    Reply,
+    SessionState,
+    SmtpConnection,
+    Timeouts,
+    testing,
+    tls_sessions,
+)
 from smtpconn.protocol import (
     address,
     audit,
@@ -31,7 +44,7 @@ from smtpconn.protocol import (
     session,
     transaction,
 )
-from smtpconn.testing import plugin
+from smtpconn.testing import LoopbackServer, plugin
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "docs"
@@ -130,6 +143,43 @@ def test_a_tutorial_runs_when_its_blocks_are_copied_one_after_the_other(name: st
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=50)
     assert done.stderr == ""
     assert done.stdout.split("\n") == [*"\n".join(blocks_of(page, "testoutput")).split("\n"), ""]
+
+
+def test_no_recipe_for_many_mails_gives_up_a_mail_because_of_a_wrong_password(tmp_path: Path) -> None:
+    """MG6: a mail is not to blame for what fails all of them, though the error is permanent; the next run sends it."""
+    readers, record, journal = (tmp_path / name for name in ("readers.csv", "record.csv", "journal"))
+    rows = "".join(f"{number},user{number}@example.net,Reader\n" for number in range(20))
+    readers.write_text(f"number,address,name\n{rows}", encoding="utf-8")
+    recipe = next(block for block in blocks_of("howto/many-mails.rst", "testcode") if "def run()" in block)
+    newsletter = CHECKOUT / "tests" / "contrib" / "examples" / "newsletter.py"
+    with LoopbackServer(auth={"anna": "secret"}, tls="starttls") as server:
+        for url in (server.url.replace(":secret@", ":wrong@"), server.url):
+            environment = {**os.environ, "EMAIL_URL": url}
+            done = subprocess.run(
+                [sys.executable, str(newsletter), str(readers), str(record)],
+                env=environment, capture_output=True, timeout=50,
+            )  # fmt: skip
+            names = {"url": url, "journal_path": journal, "server": server}
+            with contextlib.nullcontext() if url == server.url else pytest.raises(AuthenticationError):
+                exec(recipe, names)  # noqa: S102 - our own page
+            assert (b"AuthenticationError" in done.stderr) == (url != server.url)
+        assert len(server.mails) == 20 + 50
+
+
+FOREIGN = {"EmailSender", "PyThreadState_SetAsyncExc", "QueueHandler", "SMTPHandler", "SMTPTimeoutError"}  # of others
+
+
+def test_every_class_that_a_page_names_is_there() -> None:
+    """The page that compares with the documents of old names theirs."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "smtpconn").rglob("*.py"))
+    known = {*re.findall(r"\w+", code), *dir(builtins), *FOREIGN}
+    for page in DOCS.rglob("*.rst"):
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^\.\. test\w+::.*\n((?:\n|   .*\n)+)", text, re.MULTILINE)
+        own = set(re.findall(r"\w+", "".join(blocks)))
+        named = re.findall(r"(?<![`:\w])`([A-Z][a-z]+[A-Z]\w+|[A-Z]{2,}[a-z]\w+)(?=[`(.])", text)
+        if page.name != "seed-methods.rst":
+            assert set(named) <= known | own, page.name
 
 
 # --- the reference is complete ---

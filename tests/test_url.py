@@ -220,3 +220,10 @@ def test_what_a_connection_cannot_take_from_a_url_is_refused(suffix: str, keywor
         SmtpConnection.from_url("smtp://user:secret@127.0.0.1:1", timeout=5, credentials=("user", "secret"))
     with pytest.raises(InvalidInputError):
         SmtpConnection.from_url("smtp://127.0.0.1:1,127.0.0.2:1", timeout=5)
+
+
+@pytest.mark.parametrize("url", ["smtp://mail.example.com?trust=certifi", "lmtp://mail.example.com?server_name=a.example"])
+def test_a_url_that_verifies_nothing_is_told_in_words_of_urls_what_to_write(url: str) -> None:
+    """users:U16: `trust` and `server_name` are for TLS, which these schemes do not ask for."""
+    with pytest.raises(InvalidInputError, match=r"trust, server_name.*submission://, smtps:// or \?tls="):
+        ConnectionPool.from_url(url)

@@ -37,7 +37,8 @@ class _Version(argparse.Action):
     """Reads the version of the installed package only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(f"smtpconn {importlib.metadata.version('smtpconn')}")
+        with render.writing("smtpconn"):
+            print(f"smtpconn {importlib.metadata.version('smtpconn')}")
         parser.exit()
 
 

@@ -255,10 +255,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"smtpconn demo: {type(error).__name__}: {error}", file=sys.stderr)
         return NOT_ALL_DELIVERED
     outcome = report.outcome
-    if arguments.json:
-        print(json.dumps(_json(report), indent=2))
-    elif not (arguments.quiet and report.ok):
-        _show(report, arguments.max_size)
+    with render.writing("smtpconn demo"):
+        if arguments.json:
+            print(json.dumps(_json(report), indent=2))
+        elif not (arguments.quiet and report.ok):
+            _show(report, arguments.max_size)
     for line in outcome.first_errors():
         print(f"smtpconn demo: {line}", file=sys.stderr)
     if len(outcome.verdicts) < report.load.messages:

@@ -127,10 +127,11 @@ def run(arguments: argparse.Namespace) -> int:
             findings.error, findings.status = error, status_of_error(error)
         except KeyboardInterrupt:
             findings.status = INTERRUPTED
-    if arguments.json:
-        print(json.dumps(findings.to_json(), indent=2))
-    elif not (arguments.quiet and findings.status == EX_OK):
-        _show(findings)
+    with render.writing("smtpconn probe"):
+        if arguments.json:
+            print(json.dumps(findings.to_json(), indent=2))
+        elif not (arguments.quiet and findings.status == EX_OK):
+            _show(findings)
     if findings.refused is not None:
         print(f"smtpconn probe: {findings.refused}", file=sys.stderr)
     if findings.error is not None:

@@ -37,6 +37,18 @@ def stop_writing(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+@contextlib.contextmanager
+def writing(command: str) -> Iterator[None]:
+    """Around what is written once the status is known: a reader that is gone, or a full disk, does not change it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        stop_writing(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            print(f"{command}: stdout: {error.strerror}", file=sys.stderr)
+
+
 def _fit(row: Row, widths: Sequence[int]) -> str:
     line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
     return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."

@@ -144,6 +144,11 @@ class DotStuffer:
         return TERMINATOR if self._tail == b"\r\n" and not self._empty else b"\r\n" + TERMINATOR
 
 
+def is_read_once(source: object) -> bool:
+    """True for a file and for an iterator: what one attempt has read of it is not there for the next."""
+    return hasattr(source, "read") or isinstance(source, Iterator)
+
+
 def slices(source: Any) -> Iterator[bytes]:
     """The octets of a binary file (from its position to its end; it is not closed) or an iterable, cut to SLICE."""
     if hasattr(source, "read"):

@@ -41,6 +41,7 @@ class Outgoing:
         """
         capabilities = session.capabilities
         self.mail = mail
+        mail.refuse_if_read()
         assert mail.sender is not None, "the shell reads the headers of a message"
         assert mail.recipients is not None, "the shell reads the headers of a message"
         self.sender: ReversePath = mail.sender
@@ -125,6 +126,7 @@ class Outgoing:
 
     def source(self) -> Iterator[bytes]:
         """The octets of a stream as they are sent but for dot-stuffing, checked as they pass (F61, F63, F64, F99)."""
+        self.mail.begin_reading()
         canonicaliser = None if self.is_binary else body.Canonicaliser(self.mail.newlines)
         size = self.mail.size
         counting_policy = self.policy if size is None else None
@@ -147,6 +149,11 @@ class Outgoing:
             canonicaliser.finish()
         if size is not None and total != size:
             raise InvalidInputError(f"size is {size}, but message has {total} octets")
+        if size is None and not total and body.is_read_once(self.mail.message):
+            raise InvalidInputError(
+                "message gave no octet: a file at its end, or an iterator that was read before; "
+                "if it is to be empty, say size=0"
+            )
         if self.chunking and not self.is_binary and last != b"\r\n":
             yield b"\r\n"
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from smtpconn.protocol.address import ForwardPath, ReversePath, exact_text, setter_of
-from smtpconn.protocol.body import canonical
+from smtpconn.protocol.body import canonical, is_read_once
 from smtpconn.protocol.errors import InvalidInputError
 from smtpconn.protocol.params import (
     NO_MAIL_PARAMS,
@@ -327,6 +327,25 @@ class Mail:
             raise InvalidInputError("params.body BINARYMIME goes by BDAT only: use send_bdat, or Mail(chunking=True)")
         if checked.smtputf8 is False:
             wants_smtputf8(ReversePath("") if sender is None else sender, recipients or (), checked)
+
+    def refuse_if_read(self) -> None:
+        """Raise `InvalidInputError` if an attempt has begun to read the file or the iterator that is the message."""
+        if "_reader" in vars(self):
+            raise InvalidInputError(
+                "message was read before, and what is left of it is not the message: make a new Mail, "
+                "with the file at its start or with a new iterator"
+            )
+
+    def begin_reading(self) -> None:
+        """Take the octets of a file or an iterator for one attempt; nobody else gets the rest of them.
+
+        Raises:
+            InvalidInputError: another attempt, perhaps of another thread, has begun to read them.
+        """
+        if is_read_once(self.message):
+            reader = object()
+            if vars(self).setdefault("_reader", reader) is not reader:
+                self.refuse_if_read()
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: what is cached beside them does not travel."""

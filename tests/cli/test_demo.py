@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -171,16 +172,29 @@ def test_a_defect_ends_with_70_and_a_traceback(
 
 
 @pytest.mark.once
-def test_a_closed_pipe_makes_no_traceback() -> None:
+@pytest.mark.parametrize("command", [["demo", *SMALL], ["probe", "--json"], ["--version"]])
+@pytest.mark.parametrize("is_full", [False, True], ids=["closed pipe", "full disk"])
+def test_CLI4_what_cannot_be_shown_changes_no_status_and_makes_no_traceback(command: list[str], is_full: bool) -> None:
     """users:CLI4."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smtpconn", "demo", *SMALL], stdout=writer, stderr=subprocess.PIPE, text=True
-    )
-    os.close(writer)
-    _, err = process.communicate(timeout=50)
-    assert (process.returncode, err) == (1, "")
+    if is_full and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    if is_full:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    with LoopbackServer() as server:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "smtpconn", *command],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "EMAIL_URL": server.url},
+        )
+        os.close(writer)
+        _, err = process.communicate(timeout=50)
+    assert process.returncode == 0
+    assert re.fullmatch(r"smtpconn( \w+)?: stdout: No space left on device\n" if is_full else "", err)
 
 
 def test_an_interrupt_says_what_became_of_the_messages_and_ends_with_130() -> None:

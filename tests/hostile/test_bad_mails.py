@@ -18,6 +18,7 @@ from smtpconn import (
     DeliverBy,
     Delivery,
     ForwardPath,
+    InvalidInputError,
     Mail,
     MailParams,
     Notify,
@@ -561,12 +562,27 @@ def test_V19_octets_that_change_after_the_call_began_are_not_what_is_sent() -> N
     connection.close()
 
 
-@pytest.mark.parametrize("spent", [io.BytesIO(), iter(()), []], ids=["a file", "an iterator", "a list"])
-def test_V19_an_exhausted_source_is_an_empty_message(spent: Any) -> None:
+@pytest.mark.parametrize("spent", [io.BytesIO, lambda: iter(())], ids=["a file", "an iterator"])
+def test_V19_an_exhausted_source_fails_as_BR19_and_is_no_empty_message(spent: Callable[[], Any]) -> None:
     lines = Lines()
     connection = connection_over(lines)
-    assert connection.send(SENDER, [ONE], spent, timeout=5).all_delivered
-    assert lines.told == MAIL.replace(b" SIZE=21", b"").replace(BODY, b"\r\n")
+    with pytest.raises(InvalidInputError, match="no octet") as caught:
+        connection.send(SENDER, [ONE], spent(), timeout=5)
+    assert (caught.value.delivery, caught.value.retry_safe) == (Delivery.NOT_DELIVERED, True)
+    assert lines.told == MAIL.replace(b" SIZE=21", b"").partition(BODY)[0]
+    assert not connection.usable
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [([], None), (io.BytesIO(), 0), (iter(()), 0)],
+    ids=["a list", "a file said to be empty", "an iterator said to be empty"],
+)
+def test_IN17_V14_what_is_empty_on_purpose_is_an_empty_message(message: Any, size: int | None) -> None:
+    lines = Lines()
+    connection = connection_over(lines)
+    assert connection.send(SENDER, [ONE], message, size=size, timeout=5).all_delivered
+    assert lines.told == MAIL.replace(b" SIZE=21", b"" if size is None else b" SIZE=0").replace(BODY, b"\r\n")
     connection.close()
 
 

@@ -264,7 +264,8 @@ def test_every_octet_of_a_mail_arrives_and_none_besides(listener: Judge, sample:
         send = connection.send_bdat if chunked else connection.send
         send(SENDER, [USER], sample.octets, timeout=TIMEOUT, params=params)
         pieces = [sample.octets[start : start + 37] for start in range(0, len(sample.octets), 37)]
-        send(SENDER, [USER], iter(pieces), timeout=TIMEOUT, params=params)
+        size = None if pieces else 0  # an iterator must be said to be empty
+        send(SENDER, [USER], iter(pieces), timeout=TIMEOUT, params=params, size=size)
     # By DATA an empty mail, too: `CRLF . CRLF` is an empty line before the dot (features:F60).
     incomplete = not sample.octets.endswith(b"\r\n") and (sample.octets != b"" or not chunked)
     for received in listener.ledger.received:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -870,6 +871,72 @@ def test_BR19_a_source_that_fails_poisons_DATA_and_leaves_BDAT_usable(
     else:
         assert session.condemned is not None
         assert session.state is SessionState.DATA
+
+
+def spent(kind: str) -> Any:
+    """A source that somebody has read to its end."""
+    if kind == "file":
+        file = io.BytesIO(BODY)
+        file.read()
+        return file
+    iterator = iter([BODY])
+    list(iterator)
+    return iterator
+
+
+@pytest.mark.parametrize("kind", ["file", "iterator"])
+@pytest.mark.parametrize("chunking", [False, True])
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_BR19_V19_a_source_that_was_read_before_is_no_empty_message(
+    protocol: ProtocolName, chunking: bool, kind: str
+) -> None:
+    """A file at its end, a generator of the attempt before: nobody means the mail without an octet that they make."""
+    session = session_of(protocol=protocol)
+    replies = ["250", "250", *([] if chunking else ["354"])]
+    talk = converse(session, mail_of(message=spent(kind), chunking=chunking), replies)
+    assert isinstance(talk.error, InvalidInputError)
+    assert "no octet" in str(talk.error)
+    assert talk.verdicts == [ND]
+    octets = b"".join(talk.flights)
+    assert DOT not in octets
+    assert b"LAST" not in octets
+    assert (session.condemned is None) == chunking
+
+
+@pytest.mark.parametrize("kind", ["file", "iterator"])
+@pytest.mark.parametrize(("chunking", "wire"), [(False, b"\r\n.\r\n"), (True, b"BDAT 0 LAST\r\n")])
+def test_E171_a_source_is_empty_on_purpose_where_its_size_says_so(kind: str, chunking: bool, wire: bytes) -> None:
+    replies = ["250", "250", *([] if chunking else ["354"]), "250"]
+    talk = converse(session_of(), mail_of(message=spent(kind), chunking=chunking, size=0), replies)
+    assert talk.flights[1] == wire
+    assert talk.verdicts == [DL]
+
+
+@pytest.mark.parametrize("kind", ["file", "iterator"])
+@pytest.mark.parametrize("chunking", [False, True])
+def test_V19_a_mail_whose_stream_was_begun_is_not_sent_from_where_it_stands(kind: str, chunking: bool) -> None:
+    """`retry_safe` says that repeating makes no duplicate; what is left of the stream would be another message."""
+    mail = mail_of(message=io.BytesIO(BODY) if kind == "file" else iter([BODY] * 3), chunking=chunking)
+    assert next(Outgoing(mail, session_of(), None).source()).startswith(BODY)
+    with pytest.raises(InvalidInputError, match="read before"):
+        Outgoing(mail, session_of(), None)
+
+
+def test_V19_two_attempts_never_share_a_stream() -> None:
+    """Each was made before the other began to read."""
+    mail = mail_of(message=iter([BODY] * 3))
+    first, second = Outgoing(mail, session_of(), None).source(), Outgoing(mail, session_of(), None).source()
+    assert next(first) == BODY
+    with pytest.raises(InvalidInputError, match="read before"):
+        next(second)
+    assert list(first) == [BODY] * 2
+
+
+@pytest.mark.parametrize("message", [BODY, [BODY], Source([BODY])], ids=["bytes", "list", "iterable"])
+def test_a_mail_whose_octets_are_there_again_may_be_sent_again(message: Any) -> None:
+    mail = mail_of(message=message)
+    for _ in range(2):
+        assert converse(session_of(), mail, ["250", "250", "354", "250"]).verdicts == [DL]
 
 
 def test_E162_the_offset_counts_from_the_start_of_the_stream() -> None:

@@ -46,8 +46,8 @@ with ConnectionPool.from_url(os.environ["EMAIL_URL"]) as pool, record.open("a", 
     lines = csv.writer(file)
     for outcome in pool.send_many(mails(), concurrency=4, timeout=60):  # any progress bar goes around this iterator
         verdict = outcome.delivery.value
-        if outcome.delivery is Delivery.NOT_DELIVERED and not outcome.permanent:
-            verdict = "later"
+        if outcome.delivery is Delivery.NOT_DELIVERED and (outcome.scope == "service" or not outcome.permanent):
+            verdict = "later"  # a wrong password is permanent, too, and no fault of the mail
         told = outcome.error if outcome.result is None else outcome.result.reply
         lines.writerow([outcome.mail.tag, verdict, told])
         file.flush()
