@@ -59,6 +59,10 @@ class World:
     evil: Certificate
     bare: Certificate
     under_bare: Certificate
+    posing: Certificate
+    under_posing: Certificate
+    mute: Certificate
+    under_mute: Certificate
     constrained: Certificate
     outside: Certificate
     old_root: Certificate
@@ -74,6 +78,8 @@ def world() -> World:
     between = certify("between", root, authority=True)
     good = certify(NAME, between, names=[NAME])
     bare = certify("bare", root, authority=True, basic_constraints=False)
+    posing = certify("posing", root, signs=True)
+    mute = certify("mute", root, authority=True, signs=False)
     constrained = certify("constrained", root, authority=True, permitted=["other.test"])
     old_root = certify("old root", authority=True, days=(-5, -2))
     return World(
@@ -89,6 +95,10 @@ def world() -> World:
         evil=certify(NAME, good, names=[NAME]),
         bare=bare,
         under_bare=certify(NAME, bare, names=[NAME]),
+        posing=posing,
+        under_posing=certify(NAME, posing, names=[NAME]),
+        mute=mute,
+        under_mute=certify(NAME, mute, names=[NAME]),
         constrained=constrained,
         outside=certify(NAME, constrained, names=[NAME]),
         old_root=old_root,
@@ -136,6 +146,10 @@ MATCHES = [
     case("7671 5.2: DANE-TA, an authority that has not signed it", "other root", [("root", 2, 1, 1)], None),
     case("7671 5.2: DANE-TA, issued by what is no authority", "evil good between root", [("root", 2, 1, 1)], None),
     case("7671 5.2: DANE-TA, issued by what is no authority and is the anchor", "evil good", [("good", 2, 1, 1)], None),
+    case("5280 4.2.1.9: DANE-TA, an issuer that is no authority, whatever its key may do", "under_posing posing root",
+         [("root", 2, 1, 1)], None),
+    case("5280 4.2.1.3: DANE-TA, an authority whose key is not for certificates", "under_mute mute root",
+         [("root", 2, 1, 1)], None),
     case("7671 5.2: DANE-TA, an issuer without basicConstraints", "under_bare bare root", [("root", 2, 1, 1)], None),
     case("5280 4.2.1.10: DANE-TA, name constraints", "outside constrained root", [("root", 2, 1, 1)], None),
     case("7671 5.2: DANE-TA is not the server's own certificate", "self_signed", [("self_signed", 2, 1, 1)], None),

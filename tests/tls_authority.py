@@ -100,10 +100,14 @@ def certify(
     usage: x509.ObjectIdentifier | None = None,
     identifiers: bool = True,
     basic_constraints: bool = True,
+    signs: bool | None = None,
     permitted: Sequence[str] = (),
     attribute: x509.ObjectIdentifier = NameOID.COMMON_NAME,
 ) -> Certificate:
-    """A certificate that is good but for what the keywords say; `issuer=None` signs it with its own key."""
+    """A certificate that is good but for what the keywords say; `issuer=None` signs it with its own key.
+
+    `signs`: what its keyUsage says of signing certificates; as `authority` does, by default.
+    """
     own = new_key(key)
     name = x509.Name([] if subject is None else [x509.NameAttribute(attribute, subject)])
     signer = own if issuer is None else issuer.key
@@ -120,7 +124,7 @@ def certify(
     extensions: list[tuple[x509.ExtensionType, bool]] = []
     if basic_constraints:
         extensions.append((x509.BasicConstraints(ca=authority, path_length=None), True))
-        extensions.append((_key_usage(authority=authority), True))
+        extensions.append((_key_usage(authority=authority if signs is None else signs), True))
     if names:  # critical where there is no subject (RFC 5280 section 4.2.1.6)
         extensions.append((x509.SubjectAlternativeName([_general_name(each) for each in names]), subject is None))
     if identifiers:
