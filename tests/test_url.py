@@ -41,7 +41,9 @@ def test_a_scheme_says_protocol_tls_and_port(
 
 def test_a_unix_socket_is_a_percent_decoded_path() -> None:
     """users:URL6."""
-    assert ParsedUrl("lmtp+unix:///run/my%20mail/lmtp").unix_socket == "/run/my mail/lmtp"
+    parsed = ParsedUrl("lmtp+unix:///run/my%20mail/lmtp")
+    assert parsed.unix_socket == "/run/my mail/lmtp"
+    assert parsed.shown == "lmtp+unix:///run/my mail/lmtp"
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,8 @@ def test_trust_names_roots_and_client_certificates(tmp_path: pathlib.Path) -> No
     assert config.trust == pathlib.Path("/etc/ca.pem")
     assert config.server_name == "mail.example.com"
     assert ParsedUrl("smtps://mx.example.com?trust=certifi").options["tls_config"].trust == "certifi"
+    named = ParsedUrl("smtps://mx.example.com?server_name=mail.example.com").options["tls_config"]
+    assert (named.trust, named.server_name) == ("system", "mail.example.com")
 
 
 @pytest.mark.parametrize(
