@@ -162,7 +162,11 @@ def test_I2_a_failed_open_gives_its_slot_back_once(clock: Clock) -> None:
         slots.vacate(slot, claim)
         slots.forfeit(claim)
     assert states(slots) == [EMPTY]
-    assert slots.take(Claim(slots), FAR) is Outcome.OPEN
+    following = Claim(slots)
+    assert slots.take(following, FAR) is Outcome.OPEN
+    slots.vacate(slot, claim)
+    assert slots.take(Claim(slots), FAR) is Outcome.QUEUED
+    assert following.slot is slot
 
 
 def test_I17_a_second_return_changes_nothing(clock: Clock) -> None:
@@ -384,6 +388,27 @@ def test_SN2_I1_I23_a_dead_connection_is_not_replaced_where_there_is_no_room_for
     slots.condemn(stale, "stale")
     assert slots.replace(stale) is False
     assert other.slot is not None
+
+
+@pytest.mark.parametrize("change", ["close", "renew", "resize"])
+def test_GN3_I23_what_was_opened_ahead_is_not_kept_if_the_pool_has_changed_meanwhile(clock: Clock, change: str) -> None:
+    slots = slots_of(2, clock)
+    claims = [Claim(slots), Claim(slots)]
+    for claim in claims:
+        assert slots.take_vacant(claim, 2)
+        assert claim.slot is not None
+        claim.slot.connection = "x"
+        assert slots.install(claim, clock.now, FAR) is Outcome.LEASED
+    if change == "close":
+        slots.close(Claim(slots))
+    elif change == "renew":
+        slots.renew()
+    else:
+        slots.resize(1, Claim(slots))
+    slots.shelve(claims[0], FAR)
+    assert states(slots) == [LEASED, LEASED]
+    slots.forfeit(claims[0])
+    assert [slot.connection for slot in slots.doomed(claims[0])] == ["x"]
 
 
 def test_I26_LE4_a_dropped_claim_is_found_by_the_next_caller(clock: Clock) -> None:
