@@ -383,6 +383,20 @@ def test_VA9_PO30_a_limit_seen_twice_running_is_learnt_and_invalidate_forgets_it
     pool.close()
 
 
+def test_VA9_I18_what_was_learnt_meanwhile_retires_an_idle_connection_on_checkout(
+    server: FakeServer, clock: Clock
+) -> None:
+    pool = pool_of(server, clock)
+    for _ in range(2):
+        pool.send(*ENVELOPE)
+    (health,) = pool._supply.endpoints.healths
+    for _ in range(2):
+        health.learn(2, clock.now)
+    pool.send(*ENVELOPE)
+    assert [(connection.mails, connection.log[-1]) for connection in server.connections] == [(2, "QUIT"), (1, "MAIL")]
+    pool.close()
+
+
 def test_VA9_what_was_learnt_is_tried_again_after_ten_minutes_by_one_connection(
     server: FakeServer, clock: Clock
 ) -> None:
@@ -546,6 +560,32 @@ def test_I32_PO23_siblings_of_a_closing_connection_are_probed_not_closed(
     assert len(survivors) == 2
     assert [connection.noops for connection in survivors] == ([1, 1] if suspects else [0, 0])
     assert pool.stats().closing_signals == 1
+
+
+@pytest.mark.parametrize("end", ["421", "NOOP"])
+def test_VA6_VA7_the_end_of_a_connection_says_nothing_about_those_to_another_endpoint(
+    server: FakeServer, clock: Clock, end: str
+) -> None:
+    pool = pool_of(server, clock, host=["a.example", "b.example"])
+    with pool.connection():
+        server.script = [ConnectError("refused")]
+        with pool.connection():
+            clock.now += 1
+        clock.now += 1
+    one, other = server.connections
+    assert (one.endpoint.host, other.endpoint.host) == ("a.example", "b.example")
+    if end == "421":
+        server.acts = [unavailable("RCPT")]
+        with pytest.raises(ServiceUnavailableError):
+            pool.send(*ENVELOPE)
+        pool.send(*ENVELOPE)
+        assert other.log == ["check", "MAIL"]
+    else:
+        clock.now += 20
+        one.alive = False
+        pool.send(*ENVELOPE)
+    assert (one.closed, other.closed) == (True, False)
+    pool.close()
 
 
 def test_VA6_a_complete_transaction_lifts_the_mark(pool: ConnectionPool, server: FakeServer) -> None:
