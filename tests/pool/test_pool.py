@@ -383,6 +383,19 @@ def test_VA9_PO30_a_limit_seen_twice_running_is_learnt_and_invalidate_forgets_it
     pool.close()
 
 
+def test_VA9_a_421_to_another_command_than_MAIL_or_DATA_teaches_nothing(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock)
+    for _ in range(2):
+        for _ in range(3):
+            pool.send(*ENVELOPE)
+        server.acts = [unavailable("RCPT")]
+        with pytest.raises(ServiceUnavailableError):
+            pool.send(*ENVELOPE)
+    assert [connection.mails for connection in server.connections] == [4, 4]
+    assert pool.stats().endpoints[0].max_messages == 100
+    pool.close()
+
+
 def test_VA9_I18_what_was_learnt_meanwhile_retires_an_idle_connection_on_checkout(
     server: FakeServer, clock: Clock
 ) -> None:

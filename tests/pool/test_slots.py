@@ -411,6 +411,40 @@ def test_GN3_I23_what_was_opened_ahead_is_not_kept_if_the_pool_has_changed_meanw
     assert [slot.connection for slot in slots.doomed(claims[0])] == ["x"]
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda slots, held, opening, waiter: slots.take(Claim(slots), FAR), id="take"),
+        pytest.param(lambda slots, held, opening, waiter: look(slots, waiter), id="wait"),
+        pytest.param(lambda slots, held, opening, waiter: slots.exchange(held, FAR, bool), id="exchange"),
+        pytest.param(lambda slots, held, opening, waiter: slots.replace(held), id="replace"),
+        pytest.param(lambda slots, held, opening, waiter: slots.install(opening, 0.0, FAR), id="install"),
+        pytest.param(lambda slots, held, opening, waiter: slots.give_back(held, FAR), id="give_back"),
+        pytest.param(lambda slots, held, opening, waiter: slots.keeps(held), id="keeps"),
+        pytest.param(lambda slots, held, opening, waiter: slots.condemn(held, "broken"), id="condemn"),
+        pytest.param(lambda slots, held, opening, waiter: slots.vacate(held.slot, held), id="vacate"),
+        pytest.param(lambda slots, held, opening, waiter: slots.forfeit(held), id="forfeit"),
+        pytest.param(lambda slots, held, opening, waiter: slots.cancel(waiter), id="cancel"),
+    ],
+)
+def test_I24_I7_whoever_comes_next_serves_the_waiter_whom_an_interrupt_cut_off(
+    clock: Clock, act: Callable[[Slots, Claim, Claim, Claim], object]
+) -> None:
+    """A return was cut short behind its commit: the connection is idle, and in nobody's sight."""
+    slots = slots_of(4, clock, idle=3)
+    held, cut, other, opening = holding(slots), holding(slots), holding(slots), Claim(slots)
+    assert slots.take(opening, FAR) is Outcome.OPEN
+    head, waiter = queued(slots), queued(slots)
+    lost = cut.slot
+    assert lost is not None
+    lost.state, lost.watch, slots._unsettled = IDLE, None, True
+    act(slots, held, opening, waiter)
+    assert head.slot is lost
+    assert head.ticket is not None
+    assert not head.ticket.wake.locked()
+    assert other.slot is not None
+
+
 def test_I26_LE4_a_dropped_claim_is_found_by_the_next_caller(clock: Clock) -> None:
     slots = slots_of(1, clock, idle=1)
     claim = holding(slots)
