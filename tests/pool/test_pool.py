@@ -506,11 +506,20 @@ def test_BR5_BR6_nothing_else_is_retried(pool: ConnectionPool, server: FakeServe
     assert (len(server.connections), pool.stats().stale_retries) == (1, 0)
 
 
-def test_BR6_a_fresh_connection_is_not_retried(pool: ConnectionPool, server: FakeServer) -> None:
+@pytest.mark.parametrize("place", ["an empty slot", "that of a dead one", "that of an expired one"])
+def test_BR6_a_fresh_connection_is_not_retried(
+    pool: ConnectionPool, server: FakeServer, clock: Clock, place: str
+) -> None:
+    if place != "an empty slot":
+        pool.resize(max_size=1)
+        pool.send(*ENVELOPE)
+        server.connections[0].quiet = place != "that of a dead one"
+        clock.now += 60 if place == "that of an expired one" else 0
+    before = len(server.connections)
     server.acts = [lost(unanswered=True)]
     with pytest.raises(ConnectionLostError):
         pool.send(*ENVELOPE)
-    assert len(server.connections) == 1
+    assert len(server.connections) == before + 1
 
 
 def test_SN2_the_original_error_is_raised_while_the_endpoint_backs_off(
@@ -727,6 +736,23 @@ def test_BO6_live_connections_serve_while_the_breaker_is_open_and_invalidate_clo
     pool.invalidate()
     assert pool.send(*ENVELOPE).all_delivered
     assert pool.stats().breaker_trips == 1
+    pool.close()
+
+
+@pytest.mark.parametrize("found", ["on MAIL", "on checkout"])
+def test_SN2_AQ9_I35_a_dead_connection_is_not_replaced_while_the_breaker_is_open(
+    server: FakeServer, clock: Clock, found: str
+) -> None:
+    pool = pool_of(server, clock)
+    with pool.connection():
+        server.script = [AuthenticationError("535 no", permanent=True, reply=reply(535))]
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+    server.acts = [unavailable(unanswered=True)]
+    server.connections[0].quiet = found == "on MAIL"
+    with pytest.raises(ServiceUnavailableError if found == "on MAIL" else AuthenticationError):
+        pool.send(*ENVELOPE)
+    assert len(server.opened_to) == 2
     pool.close()
 
 

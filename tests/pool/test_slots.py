@@ -427,22 +427,33 @@ def test_GN3_I23_what_was_opened_ahead_is_not_kept_if_the_pool_has_changed_meanw
         pytest.param(lambda slots, held, opening, waiter: slots.cancel(waiter), id="cancel"),
     ],
 )
+@pytest.mark.parametrize("committed", [IDLE, HANDED])
 def test_I24_I7_whoever_comes_next_serves_the_waiter_whom_an_interrupt_cut_off(
-    clock: Clock, act: Callable[[Slots, Claim, Claim, Claim], object]
+    clock: Clock, act: Callable[[Slots, Claim, Claim, Claim], object], committed: SlotState
 ) -> None:
-    """A return was cut short behind its commit: the connection is idle, and in nobody's sight."""
+    """A return was cut short behind a commit: the connection is idle, or the waiter's, and nobody has seen it."""
     slots = slots_of(4, clock, idle=3)
     held, cut, other, opening = holding(slots), holding(slots), holding(slots), Claim(slots)
     assert slots.take(opening, FAR) is Outcome.OPEN
     head, waiter = queued(slots), queued(slots)
     lost = cut.slot
     assert lost is not None
-    lost.state, lost.watch, slots._unsettled = IDLE, None, True
+    lost.state, lost.watch, slots._unsettled = committed, head.watch if committed is HANDED else None, True
     act(slots, held, opening, waiter)
     assert head.slot is lost
-    assert head.ticket is not None
-    assert not head.ticket.wake.locked()
+    assert woken(slots, head) is Outcome.CHECK
     assert other.slot is not None
+    assert len(slots.each()) == 4
+
+
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_I24_GN2_I1_a_resize_that_was_cut_off_is_completed_by_whoever_comes_next(clock: Clock, size: int) -> None:
+    slots = slots_of(3, clock)
+    slots.size, slots._unsettled = size, True
+    claims = [Claim(slots) for _ in range(7)]
+    outcomes = [slots.take(claim, FAR) for claim in claims]
+    assert outcomes.count(Outcome.OPEN) == size
+    assert len(slots.each()) == size
 
 
 def test_I26_LE4_a_dropped_claim_is_found_by_the_next_caller(clock: Clock) -> None:
@@ -488,10 +499,16 @@ def test_drained_waits_for_the_last_lease_and_not_for_opens(clock: Clock) -> Non
     begun = clock.now
     assert slots.drained(begun + 2) is False
     assert clock.now == begun + 2
-    slot = slots.condemn(held, "closed")
-    assert slot is not None
-    clock.while_asleep = lambda: slots.vacate(slot, held)
-    assert slots.drained(clock.now + 2) is True
+
+    def end() -> None:
+        slot = slots.condemn(held, "closed")
+        assert slot is not None
+        slots.vacate(slot, held)
+
+    clock.while_asleep = end
+    begun = clock.now
+    assert slots.drained(begun + 2) is True
+    assert clock.now == begun
 
 
 def test_a_handed_connection_counts_and_is_nobody_elses(clock: Clock) -> None:
