@@ -377,6 +377,19 @@ def test_AQ10_NN20_what_arrives_too_late_is_to_be_closed(
     assert [slot.reason for slot in slots.doomed(claims[0])] == [reason]
 
 
+def test_BO2_I10_a_dead_connection_is_not_replaced_while_the_trial_of_its_endpoint_is_under_way(clock: Clock) -> None:
+    slots = slots_of(2, clock, idle=1)
+    stale, trial = holding(slots), Claim(slots)
+    assert stale.slot is not None
+    stale.slot.endpoint.failures = 1
+    assert slots.take(trial, FAR) is Outcome.OPEN
+    slots.condemn(stale, "stale")
+    assert slots.replace(stale) is False
+    stale.slot.endpoint.succeeded()
+    slots.install(trial, clock.now, FAR)
+    assert slots.replace(stale) is True
+
+
 @pytest.mark.parametrize("change", ["close", "resize"])
 def test_SN2_I1_I23_a_dead_connection_is_not_replaced_where_there_is_no_room_for_it(clock: Clock, change: str) -> None:
     slots = slots_of(2, clock, idle=2)
