@@ -831,12 +831,15 @@ def test_EP1_EP3_PO40_the_next_endpoint_serves(server: FakeServer, clock: Clock,
     pool.close()
 
 
-def test_EP2_BO2_fail_over_passes_an_endpoint_that_backs_off(server: FakeServer, clock: Clock) -> None:
+def test_EP2_BO2_fail_over_passes_an_endpoint_that_backs_off(
+    server: FakeServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     pool = pool_of(server, clock, host=["a.example", "b.example", "c.example"])
     pool._supply.endpoints.healths[1].back_off(clock.now, clock.now, 60.0)
     server.script = [ConnectError("refused")]
     assert pool.send(*ENVELOPE).all_delivered
     assert server.opened_to == ["a.example:25", "c.example:25"]
+    assert "a.example:25 failed, trying c.example:25" in caplog.text
     pool.close()
 
 

@@ -17,9 +17,9 @@ from smtpconn.pool import ConnectionPool
 from smtpconn.pooling import stats as stats_module
 from smtpconn.pooling.claims import Slot
 from smtpconn.pooling.stats import RETIRED, PoolStats
-from smtpconn.protocol.errors import ConnectError, PoolTimeoutError, SmtpError
+from smtpconn.protocol.errors import ConnectError, PoolTimeoutError, ProtocolError, SmtpError, StartTlsInjectionError
 
-from .fakes import ENVELOPE, Clock, FakeServer, lost, pool_of, rejected, unavailable
+from .fakes import ENVELOPE, Clock, FakeConnection, FakeServer, lost, pool_of, rejected, unavailable
 
 GROWING = (*stats_module._COUNTERS, "acquired", "reused", "generation")
 
@@ -284,6 +284,25 @@ def test_every_number_says_what_happened(server: FakeServer, clock: Clock) -> No
     picture = pool.stats()
     assert (picture.acquired, picture.reused, picture.overloads, picture.timeouts) == (3, 1, 1, 1)
     assert (picture.opened, picture.messages, picture.delivered) == (2, 2, 2)
+    pool.close()
+
+
+def test_replies_that_are_none_are_counted_wherever_they_come(server: FakeServer, clock: Clock) -> None:
+    """Section 14: worth an alarm."""
+    pool = pool_of(server, clock)
+
+    def malformed(connection: FakeConnection) -> None:
+        connection.poisoned = True
+        raise ProtocolError("malformed", stage="MAIL")
+
+    server.script = [ProtocolError("malformed", stage="EHLO"), None, StartTlsInjectionError("injected")]
+    server.acts = [malformed]
+    for _ in range(3):
+        with pytest.raises(SmtpError):
+            pool.send(*ENVELOPE)
+        clock.now += 2
+    picture = pool.stats()
+    assert (picture.protocol_errors, picture.starttls_injections) == (2, 1)
     pool.close()
 
 
