@@ -863,6 +863,21 @@ def test_EP4_when_all_fail_the_last_error_has_the_earlier_as_context(server: Fak
     pool.close()
 
 
+@pytest.mark.parametrize(
+    ("each", "together"),
+    [((False,), False), ((True,), True), ((True, True), True), ((None, True), None), ((True, False), False)],
+)
+def test_EP4_repeating_is_in_vain_only_where_it_is_at_every_endpoint(
+    server: FakeServer, clock: Clock, each: tuple[bool | None, ...], together: bool | None
+) -> None:
+    pool = pool_of(server, clock, host=["one.example", "two.example"][: len(each)])
+    server.script = [ConnectError("no", permanent=permanent) for permanent in each]
+    with pytest.raises(ConnectError) as caught:
+        pool.send(*ENVELOPE)
+    assert caught.value.permanent is together
+    pool.close()
+
+
 def test_EP2_while_others_remain_an_attempt_has_its_share_of_the_deadline(server: FakeServer, clock: Clock) -> None:
     shares = []
 

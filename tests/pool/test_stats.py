@@ -18,8 +18,9 @@ from smtpconn.pooling import stats as stats_module
 from smtpconn.pooling.claims import Slot
 from smtpconn.pooling.stats import RETIRED, PoolStats
 from smtpconn.protocol.errors import ConnectError, PoolTimeoutError, ProtocolError, SmtpError, StartTlsInjectionError
+from smtpconn.protocol.flow import Pipelining
 
-from .fakes import ENVELOPE, Clock, FakeConnection, FakeServer, lost, pool_of, rejected, unavailable
+from .fakes import ENVELOPE, Clock, FakeConnection, FakeServer, capabilities, lost, pool_of, rejected, unavailable
 
 GROWING = (*stats_module._COUNTERS, "acquired", "reused", "generation")
 
@@ -284,6 +285,17 @@ def test_every_number_says_what_happened(server: FakeServer, clock: Clock) -> No
     picture = pool.stats()
     assert (picture.acquired, picture.reused, picture.overloads, picture.timeouts) == (3, 1, 1, 1)
     assert (picture.opened, picture.messages, picture.delivered) == (2, 2, 2)
+    pool.close()
+
+
+@pytest.mark.parametrize(("offer", "level"), [("PIPELINING", Pipelining.GROUPED), ("8BITMIME", Pipelining.OFF)])
+def test_LV1_the_level_in_effect_is_what_the_last_EHLO_allows(
+    server: FakeServer, clock: Clock, offer: str, level: Pipelining
+) -> None:
+    server.capabilities = capabilities(offer)
+    pool = pool_of(server, clock)
+    pool.send(*ENVELOPE)
+    assert pool.stats().endpoints[0].pipelining is level
     pool.close()
 
 
