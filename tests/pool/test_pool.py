@@ -522,6 +522,29 @@ def test_BR6_a_fresh_connection_is_not_retried(
     assert len(server.connections) == before + 1
 
 
+def test_SN2_I11_nothing_is_opened_for_a_retry_when_the_deadline_has_passed(
+    pool: ConnectionPool, server: FakeServer, clock: Clock
+) -> None:
+    pool.send(*ENVELOPE)
+
+    def late(connection: FakeConnection) -> None:
+        clock.now += 5
+        connection._fail(lost(unanswered=True))
+
+    server.acts = [late]
+    with pytest.raises(ConnectionLostError):
+        pool.send(*ENVELOPE, timeout=5)
+    assert len(server.opened_to) == 1
+
+
+def test_CS15_a_connection_too_many_is_not_followed_by_one_more(pool: ConnectionPool, server: FakeServer) -> None:
+    pool.send(*ENVELOPE)
+    server.acts = [unavailable(unanswered=True, code=432)]
+    with pytest.raises(ServiceUnavailableError):
+        pool.send(*ENVELOPE)
+    assert len(server.opened_to) == 1
+
+
 def test_SN2_the_original_error_is_raised_while_the_endpoint_backs_off(
     pool: ConnectionPool, server: FakeServer
 ) -> None:
@@ -704,7 +727,7 @@ def test_NN18_BO4_an_exception_of_the_credentials_passes_and_starts_no_backoff(
 
 
 def test_BO6_PO27_DF13_the_breaker_refuses_without_a_login_and_lets_one_trial_through(
-    server: FakeServer, clock: Clock
+    server: FakeServer, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_of(server, clock)
     refused = AuthenticationError("535 no", permanent=True, reply=reply(535))
@@ -718,6 +741,7 @@ def test_BO6_PO27_DF13_the_breaker_refuses_without_a_login_and_lets_one_trial_th
     assert len({id(error) for error in errors}) == 3
     assert errors[1].reply == refused.reply
     assert pool.stats().breaker == 60.0
+    assert "credentials refused: no login for 60 s" in caplog.text
     clock.now += 60
     assert pool.send(*ENVELOPE).all_delivered
     assert pool.stats().breaker is None
