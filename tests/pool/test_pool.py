@@ -1071,6 +1071,14 @@ def test_CL1_CL5_I23_after_close_everything_is_refused_and_stats_work(pool: Conn
     assert all(connection.log[-1] == "QUIT and wait" for connection in server.connections)
 
 
+def test_CL5_closing_again_waits_for_nobody(pool: ConnectionPool, clock: Clock) -> None:
+    with pool.connection():
+        pool.close(timeout=0)
+        begun = clock.now
+        pool.close(timeout=5)
+        assert clock.now == begun
+
+
 def test_CL3_CL4_CL6_a_lease_that_does_not_return_is_cut_off(server: FakeServer, clock: Clock) -> None:
     pool = pool_of(server, clock)
     begun = clock.now

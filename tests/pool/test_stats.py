@@ -282,8 +282,13 @@ def test_every_number_says_what_happened(server: FakeServer, clock: Clock) -> No
             raise AssertionError("unreachable")
         first.send(*ENVELOPE)
         assert pool.stats().messages == 2
+    server.connections[0].quiet = server.connections[1].quiet = False
+    server.script = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        pool.send(*ENVELOPE)
     picture = pool.stats()
     assert (picture.acquired, picture.reused, picture.overloads, picture.timeouts) == (3, 1, 1, 1)
+    assert (picture.interrupted, picture.checks_failed, picture.leased) == (1, 2, 0)
     assert (picture.opened, picture.messages, picture.delivered) == (2, 2, 2)
     pool.close()
 
