@@ -1071,6 +1071,16 @@ def test_CL1_CL5_I23_after_close_everything_is_refused_and_stats_work(pool: Conn
     assert all(connection.log[-1] == "QUIT and wait" for connection in server.connections)
 
 
+def test_LE7_after_the_exit_hook_nobody_is_given_a_connection_that_has_said_quit(
+    pool: ConnectionPool, server: FakeServer
+) -> None:
+    pool.send(*ENVELOPE)
+    pool._at_exit()
+    with pytest.raises(PoolClosedError):
+        pool.send(*ENVELOPE)
+    assert [connection.log for connection in server.connections] == [["MAIL", "QUIT"]]
+
+
 def test_CL5_closing_again_waits_for_nobody(pool: ConnectionPool, clock: Clock) -> None:
     with pool.connection():
         pool.close(timeout=0)
