@@ -304,6 +304,18 @@ def test_LV1_the_level_in_effect_is_what_the_last_EHLO_allows(
     pool.close()
 
 
+def test_the_verdicts_of_a_lease_count_however_its_verb_ends(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock)
+    server.acts = [None, LookupError("the body's own")]
+    with pool.connection() as lease:
+        lease.send(*ENVELOPE)
+        with pytest.raises(LookupError):
+            lease.send(*ENVELOPE)
+    picture = pool.stats()
+    assert (picture.delivered, picture.not_delivered, picture.unknown) == (1, 1, 0)
+    pool.close()
+
+
 def test_replies_that_are_none_are_counted_wherever_they_come(server: FakeServer, clock: Clock) -> None:
     """Section 14: worth an alarm."""
     pool = pool_of(server, clock)
