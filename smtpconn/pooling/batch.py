@@ -262,9 +262,6 @@ class Batch:
 
     def _send_alone(self, index: int, mail: Mail) -> MailOutcome:
         """One mail, one outcome (SM6), in the consumer's thread: its connection is back before the outcome is there."""
-        fault = self._fault
-        if fault is not None:
-            return not_begun(index, mail, fault)
 
         def send(mail: Mail) -> SendResult:
             return self._calls.perform(self.timeout, lambda held, budget: held.send_mail(mail, budget), mail)

@@ -8,7 +8,7 @@ import gc
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from smtpconn.pool import ConnectionPool
 from smtpconn.pooling import events
 from smtpconn.pooling.endpoints import LEARNT_FOR
 from smtpconn.pooling.lease import Lease
+from smtpconn.pooling.logins import Logins
 from smtpconn.protocol.errors import (
     AuthenticationError,
     CertificateError,
@@ -1419,6 +1420,41 @@ def test_BO6_a_changed_secret_closes_the_breaker_at_once(server: FakeServer, clo
     assert server.logins == ["old", "new"]
     assert pool.stats().breaker is None
     pool.close()
+
+
+class Contended:
+    """A lock for which somebody else is first: he does what is given, then it is free, or it is not had in time."""
+
+    def __init__(self, first: Callable[[], object] | None) -> None:
+        self.first = first
+        self.patience: list[float] = []
+
+    def acquire(self, timeout: float) -> bool:
+        self.patience.append(timeout)
+        if self.first is None:
+            return False
+        first, self.first = self.first, int
+        first()
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def test_BO6_I11_who_waited_while_another_caller_asked_for_a_secret_does_not_ask_again() -> None:
+    asked = []
+
+    def source() -> PasswordAuth:
+        asked.append(1)
+        return PasswordAuth("user", "new")
+
+    logins: Any = Logins(source)
+    logins._asking = Contended(lambda: logins.changed(1.0))
+    assert logins.changed(5.0) == (True, None)
+    assert len(asked) == 1
+    logins._asking = Contended(None)
+    assert logins.changed(-5.0) == (False, None)  # his deadline has passed: he does not wait
+    assert (logins._asking.patience, len(asked)) == ([0.0], 1)
 
 
 def test_EP6_what_the_callable_raises_when_asked_again_passes_and_the_refusal_counts(
