@@ -688,6 +688,14 @@ def test_AQ7_a_caller_waits_for_the_end_of_the_backoff_and_opens(server: FakeSer
     pool.close()
 
 
+def test_BO1_opens_that_began_before_the_backoff_do_not_double_it(pool: ConnectionPool, clock: Clock) -> None:
+    (health,) = pool._supply.endpoints.healths
+    assert health.back_off(clock.now, clock.now - 2, 0.0) is not None
+    due = health.not_before
+    assert health.back_off(clock.now + 0.1, clock.now - 1, 0.0) is None
+    assert (health.failures, health.not_before) == (1, due)
+
+
 def test_BO1_a_caller_who_ran_out_of_time_starts_no_backoff(server: FakeServer, clock: Clock) -> None:
     pool = pool_of(server, clock)
 
