@@ -97,14 +97,15 @@ class Batch:
 
     def outcomes(self) -> Generator[MailOutcome, None, None]:
         """The one iterator of the batch. Collected, it does not wait for its workers; closed by `close`, it does."""
-        if self._pid != process.pid():
-            raise UsageError("this batch belongs to the parent process: a forked child must begin its own")
+        _require_process(self._pid)
         limit = self._calls.max_size
         workers = limit if self._concurrency is None else min(self._concurrency, limit)
         pulled = self._pulled()
         try:
             if workers == 1 and self.level is Pipelining.BURST:
-                yield from Train(self, self._calls, self.timeout, lambda: next(pulled, None)).outcomes()
+                for outcome in Train(self, self._calls, self.timeout, lambda: next(pulled, None)).outcomes():
+                    yield outcome
+                    _require_process(self._pid)
             elif workers == 1:
                 for index, mail in pulled:
                     yield self._send_alone(index, mail)
@@ -128,6 +129,7 @@ class Batch:
             for index, mail in enumerate(self._mails):
                 check_mail(mail)
                 yield index, mail
+                _require_process(self._pid)
                 if self._fault is not None or self._ending is not None:
                     return
         except Exception as error:  # SM9: the outcomes of what was pulled come first
@@ -156,6 +158,7 @@ class Batch:
             turn += 1
             under_way -= 1
             yield outcome
+            _require_process(self._pid)
 
     def _yieldable(self, ready: dict[int, MailOutcome], turn: int) -> bool:
         return turn in ready if self._ordered else bool(ready)
@@ -190,6 +193,8 @@ class Batch:
 
     def _finish(self, patience: float) -> None:
         """No further mail is begun; wait for the workers, then cut them off (CL4)."""
+        if self._pid != process.pid():  # no worker is here, and another thread of the parent's may hold the lock
+            return
         with self._lock: workers = self._end()
         for _ in workers:
             self._work.release()
@@ -262,9 +267,6 @@ class Batch:
 
     def _send_alone(self, index: int, mail: Mail) -> MailOutcome:
         """One mail, one outcome (SM6), in the consumer's thread: its connection is back before the outcome is there."""
-        fault = self._fault
-        if fault is not None:
-            return not_begun(index, mail, fault)
 
         def send(mail: Mail) -> SendResult:
             return self._calls.perform(self.timeout, lambda held, budget: held.send_mail(mail, budget), mail)
@@ -298,6 +300,12 @@ class Batch:
         """A BaseException came out of a mail's body in a worker: it ends the batch (SM9)."""
         self._ending = error
         self._done.put(MailOutcome(index=index, mail=mail, error=error))
+
+
+def _require_process(owner: int) -> None:
+    """LE6: what is left of a batch is the parent's to send, and its workers are not in a forked child."""
+    if owner != process.pid():
+        raise UsageError("this batch belongs to the parent process: a forked child must begin its own")
 
 
 class _Worker(threading.Thread):

@@ -42,8 +42,8 @@ class Checks:
         if not connection.is_quiet():
             return self.found_dead(slot, connection)
         mails = slot.mails
-        if mails >= slot.most_mails or (mails >= slot.endpoint.most_mails and mails >= slot.endpoint.most(now)):
-            return "messages"
+        if mails >= slot.endpoint.most_mails and mails >= slot.endpoint.most(now):
+            return "messages"  # learnt since its return, which has looked at the rest
         if slot.counts_domains and beyond_domains(connection, claim.recipients):
             return "messages"
         if not slot.suspect and now - slot.returned <= self._probe_after:

@@ -213,11 +213,10 @@ class Handoff:
         while queue:
             ticket = next(iter(queue.values()))
             alive = ticket.watch is not None and ticket.watch() is not None
-            if ticket.state is TicketState.WAITING and now < ticket.until and alive:
+            if now < ticket.until and alive:
                 return ticket
-            if ticket.state is TicketState.WAITING:
-                ticket.state = TicketState.ABANDONED
-                self._poke(ticket)
+            ticket.state = TicketState.ABANDONED
+            self._poke(ticket)
             queue.pop(ticket.number, None)
         return None
 

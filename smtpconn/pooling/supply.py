@@ -315,15 +315,10 @@ class Supply:
 
     def inspect(self) -> None:
         """GN3: the free check on every idle connection; no NOOP."""
-        begun = self.clock()
         seen: set[Slot] = set()
-
-        def unseen(slot: Slot) -> bool:
-            return slot not in seen and slot.returned <= begun
-
         claim = self.claim()
         try:
-            while (slot := self.slots.borrow(claim, unseen)) is not None:
+            while (slot := self.slots.borrow(claim, lambda slot: slot not in seen)) is not None:
                 seen.add(slot)
                 if slot.connection.is_quiet():
                     self.slots.forfeit(claim)  # back where it was

@@ -59,11 +59,6 @@ class Upkeep(Handoff):
         now = self._clock()
         with self.lock: self._settled(now, self._close, claim)
 
-    def serve(self) -> None:
-        """Something outside has changed (a back-off, a limit): let the waiters have what they may have."""
-        now = self._clock()
-        with self.lock: self._settled(now, self._recheck, now)
-
     def drained(self, until: float) -> bool:
         """CL3: wait until nothing is leased or handed any more; False if the moment came first."""
         wake = threading.Lock()

@@ -186,8 +186,8 @@ class FakeConnection:
         self.closed = True
 
     def abort(self) -> None:
+        """As the real one: the call under way ends; until then the connection looks as fit as before."""
         self.log.append("abort")
-        self.poisoned = True
         self.aborted.set()
 
     def abandon(self) -> None:

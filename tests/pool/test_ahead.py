@@ -499,6 +499,17 @@ def test_FB8_a_burst_that_is_sent_again_goes_as_grouped(smtp: LoopbackServer) ->
         assert relay.flights - before == 1 + 1 + 2  # the burst, EHLO, and two flights of GROUPED
 
 
+def test_SN2_CS14_what_was_refused_of_one_burst_goes_again_over_one_fresh_connection(
+    smtp: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is used up in the midst of a burst: each MAIL behind that point is answered, and none is taken."""
+    monkeypatch.setattr("smtpconn.chain.SLOW", 60.0)  # one burst, however slow this machine is
+    smtp.reply("MAIL", "452 4.4.5 too many", nth=[3, 4, 5])
+    with pool_of(smtp, BURST, alone=True) as pool:
+        assert verdicts(sent(pool, smtp, mails(5), concurrency=2)) == [DL] * 5
+        assert pool.stats().opened == 2
+
+
 def test_LO3_FB5_what_a_broken_burst_leaves_in_doubt_is_never_sent_again(smtp: LoopbackServer) -> None:
     """The connection is reset where the second MAIL was to be answered, with all of the burst handed over."""
     smtp.fault("MAIL", "RST", nth=2)

@@ -25,6 +25,7 @@ from smtpconn.protocol.errors import (
     PoolClosedError,
     SmtpError,
 )
+from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.mail import Mail
 from smtpconn.protocol.sasl import PasswordAuth
 
@@ -267,14 +268,17 @@ def test_SM7_PO46_a_refused_login_ends_the_batch_at_once(
         collect(outcomes, got)
     assert len(got) == pulled <= 4 * concurrency
     assert all(isinstance(outcome.error, AuthenticationError) and outcome.retry_safe for outcome in got)
+    verdicts = [[entry.delivery for entry in getattr(outcome.error, "recipients", ())] for outcome in got]
+    assert verdicts == [[Delivery.NOT_DELIVERED]] * len(got)
     assert len(server.opened_to) <= 2
     assert workers() == []
 
 
-def test_SM7_three_mails_running_without_a_connection_end_the_batch(pool: ConnectionPool, server: FakeServer) -> None:
+@pytest.mark.parametrize("level", [Pipelining.GROUPED, Pipelining.BURST])
+def test_SM7_three_mails_running_without_a_connection_end_the_batch(server: FakeServer, level: Pipelining) -> None:
     server.script = [ConnectError("refused")] * 9
     got: list[MailOutcome] = []
-    with pytest.raises(SmtpError) as caught:
+    with pool_of(server, pipelining=level) as pool, pytest.raises(SmtpError) as caught:
         collect(pool.send_many((mail(n) for n in range(50)), concurrency=1, timeout=0.1), got)
     assert len(got) == 3
     assert caught.value is got[-1].error

@@ -8,7 +8,7 @@ import gc
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from smtpconn.pool import ConnectionPool
 from smtpconn.pooling import events
 from smtpconn.pooling.endpoints import LEARNT_FOR
 from smtpconn.pooling.lease import Lease
+from smtpconn.pooling.logins import Logins
 from smtpconn.protocol.errors import (
     AuthenticationError,
     CertificateError,
@@ -383,6 +384,33 @@ def test_VA9_PO30_a_limit_seen_twice_running_is_learnt_and_invalidate_forgets_it
     pool.close()
 
 
+def test_VA9_a_421_to_another_command_than_MAIL_or_DATA_teaches_nothing(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock)
+    for _ in range(2):
+        for _ in range(3):
+            pool.send(*ENVELOPE)
+        server.acts = [unavailable("RCPT")]
+        with pytest.raises(ServiceUnavailableError):
+            pool.send(*ENVELOPE)
+    assert [connection.mails for connection in server.connections] == [4, 4]
+    assert pool.stats().endpoints[0].max_messages == 100
+    pool.close()
+
+
+def test_VA9_I18_what_was_learnt_meanwhile_retires_an_idle_connection_on_checkout(
+    server: FakeServer, clock: Clock
+) -> None:
+    pool = pool_of(server, clock)
+    for _ in range(2):
+        pool.send(*ENVELOPE)
+    (health,) = pool._supply.endpoints.healths
+    for _ in range(2):
+        health.learn(2, clock.now)
+    pool.send(*ENVELOPE)
+    assert [(connection.mails, connection.log[-1]) for connection in server.connections] == [(2, "QUIT"), (1, "MAIL")]
+    pool.close()
+
+
 def test_VA9_what_was_learnt_is_tried_again_after_ten_minutes_by_one_connection(
     server: FakeServer, clock: Clock
 ) -> None:
@@ -479,11 +507,43 @@ def test_BR5_BR6_nothing_else_is_retried(pool: ConnectionPool, server: FakeServe
     assert (len(server.connections), pool.stats().stale_retries) == (1, 0)
 
 
-def test_BR6_a_fresh_connection_is_not_retried(pool: ConnectionPool, server: FakeServer) -> None:
+@pytest.mark.parametrize("place", ["an empty slot", "that of a dead one", "that of an expired one"])
+def test_BR6_a_fresh_connection_is_not_retried(
+    pool: ConnectionPool, server: FakeServer, clock: Clock, place: str
+) -> None:
+    if place != "an empty slot":
+        pool.resize(max_size=1)
+        pool.send(*ENVELOPE)
+        server.connections[0].quiet = place != "that of a dead one"
+        clock.now += 60 if place == "that of an expired one" else 0
+    before = len(server.connections)
     server.acts = [lost(unanswered=True)]
     with pytest.raises(ConnectionLostError):
         pool.send(*ENVELOPE)
-    assert len(server.connections) == 1
+    assert len(server.connections) == before + 1
+
+
+def test_SN2_I11_nothing_is_opened_for_a_retry_when_the_deadline_has_passed(
+    pool: ConnectionPool, server: FakeServer, clock: Clock
+) -> None:
+    pool.send(*ENVELOPE)
+
+    def late(connection: FakeConnection) -> None:
+        clock.now += 5
+        connection._fail(lost(unanswered=True))
+
+    server.acts = [late]
+    with pytest.raises(ConnectionLostError):
+        pool.send(*ENVELOPE, timeout=5)
+    assert len(server.opened_to) == 1
+
+
+def test_CS15_a_connection_too_many_is_not_followed_by_one_more(pool: ConnectionPool, server: FakeServer) -> None:
+    pool.send(*ENVELOPE)
+    server.acts = [unavailable(unanswered=True, code=432)]
+    with pytest.raises(ServiceUnavailableError):
+        pool.send(*ENVELOPE)
+    assert len(server.opened_to) == 1
 
 
 def test_SN2_the_original_error_is_raised_while_the_endpoint_backs_off(
@@ -548,6 +608,32 @@ def test_I32_PO23_siblings_of_a_closing_connection_are_probed_not_closed(
     assert pool.stats().closing_signals == 1
 
 
+@pytest.mark.parametrize("end", ["421", "NOOP"])
+def test_VA6_VA7_the_end_of_a_connection_says_nothing_about_those_to_another_endpoint(
+    server: FakeServer, clock: Clock, end: str
+) -> None:
+    pool = pool_of(server, clock, host=["a.example", "b.example"])
+    with pool.connection():
+        server.script = [ConnectError("refused")]
+        with pool.connection():
+            clock.now += 1
+        clock.now += 1
+    one, other = server.connections
+    assert (one.endpoint.host, other.endpoint.host) == ("a.example", "b.example")
+    if end == "421":
+        server.acts = [unavailable("RCPT")]
+        with pytest.raises(ServiceUnavailableError):
+            pool.send(*ENVELOPE)
+        pool.send(*ENVELOPE)
+        assert other.log == ["check", "MAIL"]
+    else:
+        clock.now += 20
+        one.alive = False
+        pool.send(*ENVELOPE)
+    assert (one.closed, other.closed) == (True, False)
+    pool.close()
+
+
 def test_VA6_a_complete_transaction_lifts_the_mark(pool: ConnectionPool, server: FakeServer) -> None:
     with pool.connection() as lease:
         server.acts = [unavailable("RCPT")]
@@ -602,6 +688,14 @@ def test_AQ7_a_caller_waits_for_the_end_of_the_backoff_and_opens(server: FakeSer
     pool.close()
 
 
+def test_BO1_opens_that_began_before_the_backoff_do_not_double_it(pool: ConnectionPool, clock: Clock) -> None:
+    (health,) = pool._supply.endpoints.healths
+    assert health.back_off(clock.now, clock.now - 2, 0.0) is not None
+    due = health.not_before
+    assert health.back_off(clock.now + 0.1, clock.now - 1, 0.0) is None
+    assert (health.failures, health.not_before) == (1, due)
+
+
 def test_BO1_a_caller_who_ran_out_of_time_starts_no_backoff(server: FakeServer, clock: Clock) -> None:
     pool = pool_of(server, clock)
 
@@ -642,7 +736,7 @@ def test_NN18_BO4_an_exception_of_the_credentials_passes_and_starts_no_backoff(
 
 
 def test_BO6_PO27_DF13_the_breaker_refuses_without_a_login_and_lets_one_trial_through(
-    server: FakeServer, clock: Clock
+    server: FakeServer, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_of(server, clock)
     refused = AuthenticationError("535 no", permanent=True, reply=reply(535))
@@ -656,6 +750,7 @@ def test_BO6_PO27_DF13_the_breaker_refuses_without_a_login_and_lets_one_trial_th
     assert len({id(error) for error in errors}) == 3
     assert errors[1].reply == refused.reply
     assert pool.stats().breaker == 60.0
+    assert "credentials refused: no login for 60 s" in caplog.text
     clock.now += 60
     assert pool.send(*ENVELOPE).all_delivered
     assert pool.stats().breaker is None
@@ -674,6 +769,23 @@ def test_BO6_live_connections_serve_while_the_breaker_is_open_and_invalidate_clo
     pool.invalidate()
     assert pool.send(*ENVELOPE).all_delivered
     assert pool.stats().breaker_trips == 1
+    pool.close()
+
+
+@pytest.mark.parametrize("found", ["on MAIL", "on checkout"])
+def test_SN2_AQ9_I35_a_dead_connection_is_not_replaced_while_the_breaker_is_open(
+    server: FakeServer, clock: Clock, found: str
+) -> None:
+    pool = pool_of(server, clock)
+    with pool.connection():
+        server.script = [AuthenticationError("535 no", permanent=True, reply=reply(535))]
+        with pytest.raises(AuthenticationError):
+            pool.send(*ENVELOPE)
+    server.acts = [unavailable(unanswered=True)]
+    server.connections[0].quiet = found == "on MAIL"
+    with pytest.raises(ServiceUnavailableError if found == "on MAIL" else AuthenticationError):
+        pool.send(*ENVELOPE)
+    assert len(server.opened_to) == 2
     pool.close()
 
 
@@ -752,6 +864,18 @@ def test_EP1_EP3_PO40_the_next_endpoint_serves(server: FakeServer, clock: Clock,
     pool.close()
 
 
+def test_EP2_BO2_fail_over_passes_an_endpoint_that_backs_off(
+    server: FakeServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_of(server, clock, host=["a.example", "b.example", "c.example"])
+    pool._supply.endpoints.healths[1].back_off(clock.now, clock.now, 60.0)
+    server.script = [ConnectError("refused")]
+    assert pool.send(*ENVELOPE).all_delivered
+    assert server.opened_to == ["a.example:25", "c.example:25"]
+    assert "a.example:25 failed, trying c.example:25" in caplog.text
+    pool.close()
+
+
 def test_EP3_a_refused_login_is_not_tried_elsewhere(server: FakeServer, clock: Clock) -> None:
     pool = pool_of(server, clock, host=["one.example", "two.example"])
     server.script = [AuthenticationError("535", permanent=True, reply=reply(535))]
@@ -769,6 +893,21 @@ def test_EP4_when_all_fail_the_last_error_has_the_earlier_as_context(server: Fak
         pool.send(*ENVELOPE)
     assert caught.value.__context__ is first
     assert caught.value.permanent is None
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("each", "together"),
+    [((False,), False), ((True,), True), ((True, True), True), ((None, True), None), ((True, False), False)],
+)
+def test_EP4_repeating_is_in_vain_only_where_it_is_at_every_endpoint(
+    server: FakeServer, clock: Clock, each: tuple[bool | None, ...], together: bool | None
+) -> None:
+    pool = pool_of(server, clock, host=["one.example", "two.example"][: len(each)])
+    server.script = [ConnectError("no", permanent=permanent) for permanent in each]
+    with pytest.raises(ConnectError) as caught:
+        pool.send(*ENVELOPE)
+    assert caught.value.permanent is together
     pool.close()
 
 
@@ -939,6 +1078,24 @@ def test_CL1_CL5_I23_after_close_everything_is_refused_and_stats_work(pool: Conn
     assert "closed" in repr(pool)
     assert server.live == 0
     assert all(connection.log[-1] == "QUIT and wait" for connection in server.connections)
+
+
+def test_LE7_after_the_exit_hook_nobody_is_given_a_connection_that_has_said_quit(
+    pool: ConnectionPool, server: FakeServer
+) -> None:
+    pool.send(*ENVELOPE)
+    pool._at_exit()
+    with pytest.raises(PoolClosedError):
+        pool.send(*ENVELOPE)
+    assert [connection.log for connection in server.connections] == [["MAIL", "QUIT"]]
+
+
+def test_CL5_closing_again_waits_for_nobody(pool: ConnectionPool, clock: Clock) -> None:
+    with pool.connection():
+        pool.close(timeout=0)
+        begun = clock.now
+        pool.close(timeout=5)
+        assert clock.now == begun
 
 
 def test_CL3_CL4_CL6_a_lease_that_does_not_return_is_cut_off(server: FakeServer, clock: Clock) -> None:
@@ -1271,6 +1428,41 @@ def test_BO6_a_changed_secret_closes_the_breaker_at_once(server: FakeServer, clo
     assert server.logins == ["old", "new"]
     assert pool.stats().breaker is None
     pool.close()
+
+
+class Contended:
+    """A lock for which somebody else is first: he does what is given, then it is free, or it is not had in time."""
+
+    def __init__(self, first: Callable[[], object] | None) -> None:
+        self.first = first
+        self.patience: list[float] = []
+
+    def acquire(self, timeout: float) -> bool:
+        self.patience.append(timeout)
+        if self.first is None:
+            return False
+        first, self.first = self.first, int
+        first()
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def test_BO6_I11_who_waited_while_another_caller_asked_for_a_secret_does_not_ask_again() -> None:
+    asked = []
+
+    def source() -> PasswordAuth:
+        asked.append(1)
+        return PasswordAuth("user", "new")
+
+    logins: Any = Logins(source)
+    logins._asking = Contended(lambda: logins.changed(1.0))
+    assert logins.changed(5.0) == (True, None)
+    assert len(asked) == 1
+    logins._asking = Contended(None)
+    assert logins.changed(-5.0) == (False, None)  # his deadline has passed: he does not wait
+    assert (logins._asking.patience, len(asked)) == ([0.0], 1)
 
 
 def test_EP6_what_the_callable_raises_when_asked_again_passes_and_the_refusal_counts(

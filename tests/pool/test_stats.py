@@ -17,9 +17,10 @@ from smtpconn.pool import ConnectionPool
 from smtpconn.pooling import stats as stats_module
 from smtpconn.pooling.claims import Slot
 from smtpconn.pooling.stats import RETIRED, PoolStats
-from smtpconn.protocol.errors import ConnectError, PoolTimeoutError, SmtpError
+from smtpconn.protocol.errors import ConnectError, PoolTimeoutError, ProtocolError, SmtpError, StartTlsInjectionError
+from smtpconn.protocol.flow import Pipelining
 
-from .fakes import ENVELOPE, Clock, FakeServer, lost, pool_of, rejected, unavailable
+from .fakes import ENVELOPE, Clock, FakeConnection, FakeServer, capabilities, lost, pool_of, rejected, unavailable
 
 GROWING = (*stats_module._COUNTERS, "acquired", "reused", "generation")
 
@@ -281,9 +282,56 @@ def test_every_number_says_what_happened(server: FakeServer, clock: Clock) -> No
             raise AssertionError("unreachable")
         first.send(*ENVELOPE)
         assert pool.stats().messages == 2
+    server.connections[0].quiet = server.connections[1].quiet = False
+    server.script = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        pool.send(*ENVELOPE)
     picture = pool.stats()
     assert (picture.acquired, picture.reused, picture.overloads, picture.timeouts) == (3, 1, 1, 1)
+    assert (picture.interrupted, picture.checks_failed, picture.leased) == (1, 2, 0)
     assert (picture.opened, picture.messages, picture.delivered) == (2, 2, 2)
+    pool.close()
+
+
+@pytest.mark.parametrize(("offer", "level"), [("PIPELINING", Pipelining.GROUPED), ("8BITMIME", Pipelining.OFF)])
+def test_LV1_the_level_in_effect_is_what_the_last_EHLO_allows(
+    server: FakeServer, clock: Clock, offer: str, level: Pipelining
+) -> None:
+    server.capabilities = capabilities(offer)
+    pool = pool_of(server, clock)
+    pool.send(*ENVELOPE)
+    assert pool.stats().endpoints[0].pipelining is level
+    pool.close()
+
+
+def test_the_verdicts_of_a_lease_count_however_its_verb_ends(server: FakeServer, clock: Clock) -> None:
+    pool = pool_of(server, clock)
+    server.acts = [None, LookupError("the body's own")]
+    with pool.connection() as lease:
+        lease.send(*ENVELOPE)
+        with pytest.raises(LookupError):
+            lease.send(*ENVELOPE)
+    picture = pool.stats()
+    assert (picture.delivered, picture.not_delivered, picture.unknown) == (1, 1, 0)
+    pool.close()
+
+
+def test_replies_that_are_none_are_counted_wherever_they_come(server: FakeServer, clock: Clock) -> None:
+    """Section 14: worth an alarm."""
+    pool = pool_of(server, clock)
+
+    def malformed(connection: FakeConnection) -> None:
+        connection.poisoned = True
+        raise ProtocolError("malformed", stage="MAIL")
+
+    server.script = [ProtocolError("malformed", stage="EHLO"), None, StartTlsInjectionError("injected")]
+    server.acts = [malformed]
+    for _ in range(3):
+        with pytest.raises(SmtpError):
+            pool.send(*ENVELOPE)
+        clock.now += 2
+    picture = pool.stats()
+    assert (picture.protocol_errors, picture.starttls_injections) == (2, 1)
     pool.close()
 
 

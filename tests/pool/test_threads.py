@@ -20,6 +20,7 @@ import pytest
 
 from smtpconn.pool import ConnectionPool
 from smtpconn.protocol.errors import ConnectError, PoolClosedError, PoolTimeoutError, SmtpError, UsageError
+from smtpconn.protocol.mail import Mail
 
 from .fakes import ENVELOPE, FakeConnection, FakeServer, pool_of
 
@@ -454,6 +455,28 @@ def test_LE6_a_closed_pool_stays_closed_in_the_child_and_the_pid_is_checked_with
     assert other.stats().idle == 0
     assert server.connections[0].log[-1] == "abandon"
     other.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("begun", [False, True])
+def test_I27_LE6_a_child_sends_no_mail_of_its_parents_batch(server: FakeServer, concurrency: int, begun: bool) -> None:
+    pool = pool_of(server, max_size=2)
+    mails = [Mail("from@example.com", ["to@example.net"], b"x\r\n") for _ in range(3)]
+    outcomes = pool.send_many(mails, concurrency=concurrency)
+    if begun:
+        next(outcomes)
+
+    def child() -> None:
+        there = sum(connection.mails for connection in server.connections)
+        with pytest.raises(UsageError, match="parent process"):
+            list(outcomes)
+        assert sum(connection.mails for connection in server.connections) == there
+
+    in_child(child)
+    assert len(list(outcomes)) == 3 - begun
+    pool.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where the C library can fork unnoticed by Python")
