@@ -54,7 +54,6 @@ class Outcome(enum.Enum):
     LEASED = "it is yours"
 
 
-
 class _Here(threading.local):
     """The thread that asks: `current_thread` is three calls."""
 
