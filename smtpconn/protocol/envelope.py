@@ -41,7 +41,7 @@ class Outgoing:
         """
         capabilities = session.capabilities
         self.mail = mail
-        mail.refuse_if_read()
+        mail._refuse_if_read()
         assert mail.sender is not None, "the shell reads the headers of a message"
         assert mail.recipients is not None, "the shell reads the headers of a message"
         self.sender: ReversePath = mail.sender
@@ -126,7 +126,7 @@ class Outgoing:
 
     def source(self) -> Iterator[bytes]:
         """The octets of a stream as they are sent but for dot-stuffing, checked as they pass (F61, F63, F64, F99)."""
-        self.mail.begin_reading()
+        self.mail._begin_reading()
         canonicaliser = None if self.is_binary else body.Canonicaliser(self.mail.newlines)
         size = self.mail.size
         counting_policy = self.policy if size is None else None

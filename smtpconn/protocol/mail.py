@@ -235,8 +235,9 @@ class Mail:
     """One mail for `send_many`: envelope, body, and how it is to be sent.
 
     `message`: bytes-like, a binary file, or an iterable of bytes. `newlines`: `"strict"` or `"crlf"` (D10). `size`:
-    octets of a stream as its source gives them, where the caller knows. `content`: the octets of
-    bytes with CRLF line ends, None for a stream. `chunking`: by BDAT. `tag`: whatever the caller wants to find in
+    octets of a stream as its source gives them, where the caller knows. A file or an iterator is good for one attempt,
+    and one that gives no octet is an error unless `size` is 0. `content`: the octets of bytes with CRLF line ends,
+    None for a stream. `chunking`: by BDAT. `tag`: whatever the caller wants to find in
     the outcome. A mail made by `from_message` has `email_message` and no octets yet; its `sender` and `recipients`
     are None where they are to be taken from the headers.
 
@@ -328,7 +329,7 @@ class Mail:
         if checked.smtputf8 is False:
             wants_smtputf8(ReversePath("") if sender is None else sender, recipients or (), checked)
 
-    def refuse_if_read(self) -> None:
+    def _refuse_if_read(self) -> None:
         """Raise `InvalidInputError` if an attempt has begun to read the file or the iterator that is the message."""
         if "_reader" in vars(self):
             raise InvalidInputError(
@@ -336,7 +337,7 @@ class Mail:
                 "with the file at its start or with a new iterator"
             )
 
-    def begin_reading(self) -> None:
+    def _begin_reading(self) -> None:
         """Take the octets of a file or an iterator for one attempt; nobody else gets the rest of them.
 
         Raises:
@@ -345,7 +346,7 @@ class Mail:
         if is_read_once(self.message):
             reader = object()
             if vars(self).setdefault("_reader", reader) is not reader:
-                self.refuse_if_read()
+                self._refuse_if_read()
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: what is cached beside them does not travel."""
