@@ -313,6 +313,9 @@ def _parameters(query: str) -> dict[str, Any]:
     for part in query.split("&") if query else []:
         key, equals, coded = part.partition("=")
         if key not in _KEYS:
+            if "@" in query and key not in _MISTAKEN:  # the rest of a password, perhaps
+                remedy = "percent-encode ? in a password as %3F, @ in a value as %40"
+                raise InvalidInputError(f"url: an @ behind the ?: {remedy}")
             raise InvalidInputError(f"url: unknown key {key!r:.40}{_advice(key)}")
         if key in found:
             raise InvalidInputError(f"url: the key {key} is there twice: give it once")

@@ -135,6 +135,7 @@ def test_userinfo_is_percent_decoded_and_shown_nowhere(auth: str, kind: str) -> 
         ("smtp://mx.example.com?max_sise=8", "max_size"),
         ("smtp://mx.example.com?MAX_SIZE=8", "unknown key"),
         ("smtp://mx.example.com?xyzzy=8", "keys are"),
+        ("smtp://user:pass%0D?word@mx.example.com", "%3F"),
         ("smtp://mx.example.com?ssl=true", "smtps://"),
         ("smtp://mx.example.com?use_tls=true", "submission://"),
         ("smtp://mx.example.com?max_size=8&max_size=9", "twice"),
