@@ -140,6 +140,22 @@ _TIMEOUTS = {f"timeout.{field}": _or_none(_number) for field in Timeouts.__datac
 _KEYS = {**_POOL_KEYS, **_OPENING_KEYS, **_SPECIAL_KEYS, **_TIMEOUTS}
 
 
+def read_url(url: str, *, credentials_given: bool = False) -> ParsedUrl | Exception:
+    """The parts of a URL, or what is wrong with it, for `known`: no frame that holds the URL may raise it (SEC2)."""
+    try:
+        return ParsedUrl(url, credentials_given=credentials_given)
+    except Exception as error:  # a warning may be one, too
+        error.__context__ = None  # a UnicodeDecodeError has the octets in it
+        return error.with_traceback(None)
+
+
+def known(found: ParsedUrl | Exception) -> ParsedUrl:
+    """What `read_url` found; raises what was wrong. The name of the URL is gone by then."""
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 class ParsedUrl:
     """The parts of a URL, converted. `options` are keyword arguments; its repr shows no secret."""
 
@@ -234,6 +250,11 @@ class ParsedUrl:
         if certificate is not None:
             options["client_certificate"] = certificate if key is None else (certificate, key)
         return TlsConfig(**options)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it is, in keyword arguments of a pool."""
+        return {"host": self.hosts} if self.unix_socket is None else {"unix_socket": self.unix_socket}
 
     @property
     def shown(self) -> str:
