@@ -249,7 +249,7 @@ class ScramMechanism(Mechanism):
         """See `Mechanism.respond`."""
         self._turn += 1
         if challenge.startswith(b"e="):
-            self.detail = safe_octets(challenge, 500)
+            self.detail = safe_octets(self._without_echo(challenge), 500)
             self.doubt = "the server sent an error and then success"
             return b""
         if self._turn == 1:

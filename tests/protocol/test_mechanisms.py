@@ -220,6 +220,14 @@ def test_the_detail_is_short_and_without_an_echo_of_the_token() -> None:
     assert len(mechanism.detail) <= 503
 
 
+def test_the_detail_of_SCRAM_is_without_an_echo_of_the_proof_SEC3() -> None:
+    mechanism = scram()
+    mechanism.start()
+    mechanism.respond(SERVER_FIRST)
+    mechanism.respond(b"e=no " + CLIENT_FINAL.partition(b",p=")[2])
+    assert mechanism.detail == "e=no ***"
+
+
 # --- SCRAM
 
 
