@@ -57,7 +57,7 @@ from smtpconn.protocol.session import ProtocolName, SessionState
 from smtpconn.sending import Sending
 from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
 from smtpconn.transport import Transport
-from smtpconn.url import ParsedUrl
+from smtpconn.url import known, read_url
 
 _LEAVING = Timeouts().quit  # seconds
 
@@ -263,7 +263,8 @@ class SmtpConnection(Sending):
         pool understands. Raises as `connect`.
         """
         keywords["credentials"] = concealed(keywords.get("credentials"))
-        parsed = ParsedUrl(url, credentials_given=keywords.get("credentials") is not None)
+        found, url = read_url(url, credentials_given=keywords["credentials"] is not None), ""  # SEC2
+        parsed = known(found)
         if parsed.pool_options:
             key = next(iter(parsed.pool_options))
             raise InvalidInputError(f"url: {key} is a key for a ConnectionPool: leave it away")

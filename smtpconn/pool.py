@@ -47,7 +47,7 @@ from smtpconn.protocol.reply import Reply
 from smtpconn.protocol.result import SendResult
 from smtpconn.protocol.session import ProtocolName
 from smtpconn.tls import TlsConfig, TlsMode
-from smtpconn.url import ParsedUrl
+from smtpconn.url import known, read_url
 
 Hosts = str | Sequence["str | tuple[str, int]"]
 
@@ -144,12 +144,12 @@ class ConnectionPool:
         constructor; they win over the URL's query. Raises `InvalidInputError`, which never shows the URL.
         """
         keywords["credentials"] = concealed(keywords.get("credentials"))
-        parsed = ParsedUrl(url, credentials_given=keywords["credentials"] is not None)
+        found, url = read_url(url, credentials_given=keywords["credentials"] is not None), ""  # SEC2
+        parsed = known(found)
         if parsed.credentials is not None:
             keywords["credentials"] = parsed.credentials
-        where: dict[str, Any] = {"unix_socket": parsed.unix_socket} if parsed.unix_socket else {"host": parsed.hosts}
         options = {**parsed.options, **parsed.pool_options, **keywords}
-        return cls(**where, protocol=parsed.protocol, tls_mode=parsed.tls_mode, **options)
+        return cls(**parsed.place, protocol=parsed.protocol, tls_mode=parsed.tls_mode, **options)
 
     @classmethod
     def from_domain(cls, domain: str, **keywords: Any) -> ConnectionPool:

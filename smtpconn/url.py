@@ -140,6 +140,22 @@ _TIMEOUTS = {f"timeout.{field}": _or_none(_number) for field in Timeouts.__datac
 _KEYS = {**_POOL_KEYS, **_OPENING_KEYS, **_SPECIAL_KEYS, **_TIMEOUTS}
 
 
+def read_url(url: str, *, credentials_given: bool = False) -> ParsedUrl | Exception:
+    """The parts of a URL, or what is wrong with it, for `known`: no frame that holds the URL may raise it (SEC2)."""
+    try:
+        return ParsedUrl(url, credentials_given=credentials_given)
+    except Exception as error:  # a warning may be one, too
+        error.__context__ = None  # a UnicodeDecodeError has the octets in it
+        return error.with_traceback(None)
+
+
+def known(found: ParsedUrl | Exception) -> ParsedUrl:
+    """What `read_url` found; raises what was wrong. The name of the URL is gone by then."""
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 class ParsedUrl:
     """The parts of a URL, converted. `options` are keyword arguments; its repr shows no secret."""
 
@@ -236,6 +252,11 @@ class ParsedUrl:
         return TlsConfig(**options)
 
     @property
+    def place(self) -> dict[str, Any]:
+        """Where it is, in keyword arguments of a pool."""
+        return {"host": self.hosts} if self.unix_socket is None else {"unix_socket": self.unix_socket}
+
+    @property
     def shown(self) -> str:
         """The URL as logs may show it (URL14)."""
         return shown(self.scheme, self.hosts, self.unix_socket, secret=self.credentials is not None)
@@ -313,6 +334,9 @@ def _parameters(query: str) -> dict[str, Any]:
     for part in query.split("&") if query else []:
         key, equals, coded = part.partition("=")
         if key not in _KEYS:
+            if "@" in query and key not in _MISTAKEN:  # the rest of a password, perhaps
+                remedy = "percent-encode ? in a password as %3F, @ in a value as %40"
+                raise InvalidInputError(f"url: an @ behind the ?: {remedy}")
             raise InvalidInputError(f"url: unknown key {key!r:.40}{_advice(key)}")
         if key in found:
             raise InvalidInputError(f"url: the key {key} is there twice: give it once")

@@ -420,8 +420,9 @@ def test_a_token_callable_is_asked_once_and_what_it_raises_passes() -> None:
         assert connection.usable
         connection.auth_xoauth2("user", lambda: "abc", timeout=5)
         assert connection.is_authenticated
-        with pytest.raises(UsageError):
-            connection.auth_xoauth2("user", "abc", timeout=5)
+        with pytest.raises(UsageError, match="already"):
+            connection.auth_xoauth2("user", token, timeout=5)
+        assert asked == ["asked"], "nor where AUTH is not possible"
 
 
 def test_a_demanded_auth_that_no_mechanism_can_do_is_refused_locally(server: LoopbackServer) -> None:

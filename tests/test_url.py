@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import smtpconn
-from smtpconn import ConnectionPool, InvalidInputError, Pipelining, SmtpConnection, Timeouts, TlsError, TlsMode
+from smtpconn import (
+    ConnectionPool,
+    InvalidInputError,
+    Pipelining,
+    SmtpConnection,
+    SmtpError,
+    Timeouts,
+    TlsError,
+    TlsMode,
+)
+from smtpconn.contrib.configuration import mailer_options
 from smtpconn.testing import LoopbackServer
 from smtpconn.url import ParsedUrl
+
+from .protocol.dialogue import rendered
 
 
 @pytest.mark.parametrize(
@@ -135,6 +149,7 @@ def test_userinfo_is_percent_decoded_and_shown_nowhere(auth: str, kind: str) -> 
         ("smtp://mx.example.com?max_sise=8", "max_size"),
         ("smtp://mx.example.com?MAX_SIZE=8", "unknown key"),
         ("smtp://mx.example.com?xyzzy=8", "keys are"),
+        ("smtp://user:pass%0D?word@mx.example.com", "%3F"),
         ("smtp://mx.example.com?ssl=true", "smtps://"),
         ("smtp://mx.example.com?use_tls=true", "submission://"),
         ("smtp://mx.example.com?max_size=8&max_size=9", "twice"),
@@ -177,6 +192,9 @@ def test_smtps_on_a_starttls_port_warns_and_obeys(port: int) -> None:
     """users:URL7."""
     with pytest.warns(UserWarning, match="submission://"):
         assert ParsedUrl(f"smtps://mx.example.com:{port}").tls_mode is TlsMode.IMPLICIT
+    with pytest.warns(UserWarning, match="submission://") as warned:
+        ConnectionPool.from_url(f"smtps://mx.example.com:{port}")
+    assert [each.filename for each in warned] == [__file__]
 
 
 def test_URL7_the_handshake_that_fails_at_a_server_with_STARTTLS_names_the_scheme_for_it() -> None:
@@ -199,6 +217,26 @@ def test_URL16_no_module_of_the_library_reads_a_variable_of_the_environment() ->
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv")
     }
     assert {path for path in reading if path.split("/")[0] not in ("cli", "testing")} == {"tls_context.py"}
+
+
+def test_no_failure_behind_a_url_leaves_its_password_in_a_frame_of_ours() -> None:
+    """faults:SEC2, SEC3."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+    calls: dict[str, Callable[[str], object]] = {
+        "": lambda url: SmtpConnection.from_url(url, timeout=5, allow_plaintext_auth=True),
+        "?ehlo_domain=a.example": lambda url: SmtpConnection.from_url(url, timeout=5, ehlo_domain="b.example"),
+        ",127.0.0.1": lambda url: SmtpConnection.from_url(url, timeout=5),
+        "?max_size=0": ConnectionPool.from_url,
+        "?max_size=1": lambda url: ConnectionPool.from_url(url, credentials=("u", "p")),
+        "?name=pool": lambda url: ConnectionPool.from_url(url, timeout=5, allow_plaintext_auth=True).noop(),
+        ",127.0.0.2": mailer_options,
+        "?sleep=1": mailer_options,
+    }
+    for rest, call in calls.items():
+        with pytest.raises((SmtpError, TypeError)) as refused:
+            call(f"smtp://user:hunter2@{place}{rest}")
+        assert "hunter2" not in rendered(refused.value), rest
 
 
 def test_a_connection_and_a_pool_come_from_the_url_of_a_server(server: LoopbackServer) -> None:

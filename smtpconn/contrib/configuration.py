@@ -22,7 +22,7 @@ from smtpconn.protocol.errors import InvalidInputError
 from smtpconn.protocol.flow import Pipelining
 from smtpconn.protocol.sasl import Credentials, PasswordAuth, Secret
 from smtpconn.tls import TlsConfig, TlsMode
-from smtpconn.url import ParsedUrl
+from smtpconn.url import ParsedUrl, known, read_url
 
 POOL_OPTIONS = (
     "max_size", "min_size", "max_waiting", "max_connecting", "acquire_timeout", "max_idle", "max_age", "max_messages",
@@ -222,7 +222,8 @@ def mailer_options(url: str) -> dict[str, Any]:
     For Django's MAILERS: `{"BACKEND": ..., "OPTIONS": mailer_options(os.environ["EMAIL_URL"])}`. Raises
     `InvalidInputError`, which never shows the URL.
     """
-    parsed = ParsedUrl(url)
+    found, url = read_url(url), ""  # SEC2
+    parsed = known(found)
     options: dict[str, Any] = {}
     if parsed.unix_socket:
         options["unix_socket"] = parsed.unix_socket

@@ -24,6 +24,8 @@ _NONCE_OCTETS = 24
 _REDACTED = b"***"
 _SHORTEST_ECHO = 4  # octets; shorter strings are found everywhere
 _PART = 8  # octets of a secret that are recognised in an echo that was cut, wrapped or put into other words
+_COVER = b"\1"
+_COVERED = re.compile(rb"\x01+")
 _REPLY_HEAD = re.compile(rb"[2-5][0-9][0-9](?:[ -]|\Z)")
 _CHALLENGE = re.compile(rb"334(?: ([A-Za-z0-9+/= ]*))?\r\n")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
@@ -116,7 +118,7 @@ class Mechanism:
         self.malformed: str | None = None  # the challenge breaks the mechanism's grammar
         self.detail: str | None = None
         self.advice = ""
-        self._private: list[bytes] = []
+        self._parts: dict[int, set[bytes]] = {}  # of what was sent: width to the pieces of that width
 
     def start(self) -> bytes | None:
         """The initial response, or None if the mechanism has none."""
@@ -131,8 +133,11 @@ class Mechanism:
         """Look at the 235; sets `doubt` if the server still owes a proof."""
 
     def _sends(self, octets: bytes, secret: bytes) -> bytes:
-        forms = (base64.b64encode(octets), secret, *_in_base64(secret))
-        self._private.extend(form for form in forms if len(form) >= _SHORTEST_ECHO)
+        for form in (base64.b64encode(octets), secret, *_in_base64(secret)):
+            width = min(len(form), _PART)
+            if width >= _SHORTEST_ECHO:
+                parts = self._parts.setdefault(width, set())
+                parts.update([form[at : at + width] for at in range(len(form) - width + 1)])
         return octets
 
     def redacted(self, octets: bytes) -> bytes:
@@ -148,19 +153,15 @@ class Mechanism:
 
     def _without_echo(self, text: bytes) -> bytes:
         covered = bytearray(len(text))
-        for private in self._private:
-            width = min(len(private), _PART)
-            parts = {private[at : at + width] for at in range(len(private) - width + 1)}
+        for width, parts in self._parts.items():
             for at in range(len(text) - width + 1):
                 if text[at : at + width] in parts:
-                    covered[at : at + width] = b"\1" * width
-        shown = bytearray()
-        for at, octet in enumerate(text):
-            if not covered[at]:
-                shown.append(octet)
-            elif at == 0 or not covered[at - 1]:
-                shown += _REDACTED
-        return bytes(shown)
+                    covered[at : at + width] = _COVER * width
+        shown, end = b"", 0
+        for echo in _COVERED.finditer(covered):
+            shown += text[end : echo.start()] + _REDACTED
+            end = echo.end()
+        return shown + text[end:]
 
     def __repr__(self) -> str:
         return f"<Mechanism {self.name}>"
@@ -248,7 +249,7 @@ class ScramMechanism(Mechanism):
         """See `Mechanism.respond`."""
         self._turn += 1
         if challenge.startswith(b"e="):
-            self.detail = safe_octets(challenge, 500)
+            self.detail = safe_octets(self._without_echo(challenge), 500)
             self.doubt = "the server sent an error and then success"
             return b""
         if self._turn == 1:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import importlib.util
 import pickle
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -217,6 +218,14 @@ def test_the_detail_is_short_and_without_an_echo_of_the_token() -> None:
     assert mechanism.detail is not None
     assert mechanism.detail.startswith("bad token *** xxx")
     assert len(mechanism.detail) <= 503
+
+
+def test_the_detail_of_SCRAM_is_without_an_echo_of_the_proof_SEC3() -> None:
+    mechanism = scram()
+    mechanism.start()
+    mechanism.respond(SERVER_FIRST)
+    mechanism.respond(b"e=no " + CLIENT_FINAL.partition(b",p=")[2])
+    assert mechanism.detail == "e=no ***"
 
 
 # --- SCRAM
@@ -503,6 +512,18 @@ def test_a_short_password_does_not_eat_the_reply() -> None:
     digits = PlainMechanism("user", "535 ", None)
     digits.start()
     assert digits.redacted(b"535 535 x\r\n") == b"535 ***x\r\n"
+
+
+def test_a_long_refusal_of_a_long_token_costs_linear_work_G_SEC_5() -> None:
+    """What a line of the refusal costs does not grow with the token: a hostile server may write a thousand lines."""
+    token = base64.b64encode(hashlib.shake_128(b"token").digest(6_600)).decode()
+    mechanism = BearerMechanism("XOAUTH2", f"user=u\x01auth=Bearer {token}\x01\x01", token, b"")
+    refusal = b"535-no\r\n" * 500 + b"535 " + token[100:110].encode() + b"\r\n"
+    began = time.process_time()
+    mechanism.start()
+    shown = mechanism.redacted(refusal)
+    assert time.process_time() - began < 1
+    assert shown == b"535-no\r\n" * 500 + b"535 ***\r\n"
 
 
 @pytest.mark.parametrize("place", range(4))
