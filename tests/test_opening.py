@@ -9,7 +9,7 @@ import ssl
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 
@@ -27,6 +27,7 @@ from smtpconn import (
     PasswordAuth,
     PermanentReplyError,
     ProtocolError,
+    Reply,
     ScramAuth,
     ServiceUnavailableError,
     SmtpConnection,
@@ -42,6 +43,8 @@ from smtpconn import (
     UsageError,
     opening,
 )
+from smtpconn.deadline import Budget
+from smtpconn.handshake import secure
 from smtpconn.testing import EOF, TLS, LoopbackServer, ScriptedTransport, TestAuthority
 
 from .test_feature_rows import BODY, BYE, GREETING, OK, RECIPIENTS, SENDER, hello, over
@@ -176,6 +179,48 @@ def test_octets_behind_the_220_are_counted_and_no_upgrade_is_tried(said: tuple[A
         opened(transport, STARTTLS)
     assert caught.value.octets == count
     assert (transport.written, transport.tls_starts, transport.closed) == (EHLO + START, [], True)
+
+
+def starttls(connection: SmtpConnection, budget: Budget) -> Reply:
+    """STARTTLS in the hands of an adapter, whose caller may catch the error, go on, and send his password."""
+    return secure(connection._driver, DEMANDED, budget, connection._publish)
+
+
+def test_F14_who_goes_on_behind_an_injection_has_no_connection() -> None:
+    transport = ScriptedTransport(offering_tls((b"220 go\r\n", b"X\r\n"), OK), delivery="whole")
+    connection = opened(transport)
+    with pytest.raises(StartTlsInjectionError):
+        connection.converse(starttls, timeout=5)
+    assert transport.closed
+    with pytest.raises(ConnectionLostError):
+        connection.noop(timeout=5)
+    assert transport.written == EHLO + START
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        (ConnectionResetError("reset"), TlsError),
+        (SmtpTimeoutError("late", stage="tls"), SmtpTimeoutError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["BR12 OSError", "an error of ours", "an interrupt"],
+)
+def test_what_a_transport_of_the_callers_raises_in_its_handshake_ends_the_connection(
+    raised: BaseException, kind: type[BaseException]
+) -> None:
+    """faults:BR12. An error of the system becomes one of ours."""
+
+    class Stumbling(ScriptedTransport):
+        def start_tls(self, config: TlsConfig, timeout: float | None) -> NoReturn:
+            raise raised
+
+    transport = Stumbling(offering_tls(b"220 go\r\n"))
+    connection = opened(transport)
+    with pytest.raises(kind) as caught:
+        connection.converse(starttls, timeout=5)
+    assert raised in (caught.value, caught.value.__cause__)
+    assert (transport.written, transport.closed) == (EHLO + START, True)
 
 
 def test_E20_E21_F15_F17_only_what_was_said_under_TLS_counts() -> None:

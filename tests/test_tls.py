@@ -510,6 +510,20 @@ def test_a_client_certificate_is_loaded_from_one_file_two_files_or_with_a_passwo
         ssl_context(TlsConfig(trust="certifi", client_certificate=given))
 
 
+def test_a_rotated_client_certificate_gives_a_new_context(tmp_path: Path, no_contexts: None) -> None:
+    """The old one would be shown until the process ends, and expire meanwhile."""
+    client = certify("client", authority=False, usage=CLIENT)
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    certificate.write_bytes(client.pem)
+    key.write_bytes(client.key_pem())
+    config = TlsConfig(trust="certifi", client_certificate=(certificate, key))
+    for rotated in (certificate, key):
+        known = ssl_context(config)
+        assert ssl_context(config) is known
+        rotated.write_bytes(rotated.read_bytes() + b"\n")
+        assert ssl_context(config) is not known
+
+
 def test_a_client_certificate_that_cannot_be_used_is_refused_without_a_prompt(tmp_path: Path) -> None:
     client, other = certify("client", usage=CLIENT), certify("other", usage=CLIENT)
     certificate, key, locked = tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "l.pem"
