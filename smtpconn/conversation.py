@@ -36,7 +36,6 @@ from smtpconn.protocol.session import Session, SessionState
 from smtpconn.transport import Transport
 
 _ids = itertools.count(1)
-_IDLE = 1.0  # seconds after which nothing is burst into a connection (LV9)
 
 
 class Conversation:

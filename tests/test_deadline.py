@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import linecache
 import math
 import pickle
 import warnings
@@ -244,8 +245,14 @@ def test_an_expired_budget_leaves_no_reserve(clock: Clock) -> None:
     assert not budget.leaves_reserve()
 
 
-def test_IN20_a_budget_of_days_warns_of_the_unit(clock: Clock) -> None:
+@pytest.mark.parametrize("through", ["the verb", "its Timeouts"])
+def test_IN20_days_warn_of_the_unit_in_the_line_that_wrote_them(clock: Clock, through: str) -> None:
+    def verb(timeout: float) -> Budget:
+        return Budget.of(timeout, clock)
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert Budget.of(200_000, clock).total.remaining() == 200_000
-    assert len(caught) == 1
+        budget = verb(200_000) if through == "the verb" else Budget.of(Timeouts(total=200_000), clock)
+    assert budget.total.remaining() == 200_000
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "200_000" in linecache.getline(__file__, caught[0].lineno)

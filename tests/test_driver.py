@@ -15,6 +15,7 @@ from smtpconn.deadline import Budget, Timeouts
 from smtpconn.driver import LISTEN, RECEIVE, Driver
 from smtpconn.protocol import mechanisms
 from smtpconn.protocol.body import CHUNK, LONG_SLICE, SLICE
+from smtpconn.protocol.burst import Burst
 from smtpconn.protocol.envelope import Outgoing
 from smtpconn.protocol.errors import (
     ConnectionLostError,
@@ -433,6 +434,29 @@ def test_EN4_the_octets_between_the_commands_of_a_group_belong_to_its_head() -> 
     made.send()
     assert type(made.error) is TransientReplyError
     assert transport.written == ENVELOPE
+
+
+def test_EN3_PL15_replies_are_taken_in_before_each_slice_of_a_burst() -> None:
+    """A server that cannot write does not read."""
+
+    class Watched(ScriptedTransport):
+        sends = 0
+
+        def send(self, data: bytes | bytearray | memoryview, timeout: float | None) -> int:
+            assert not self.sends or not self.readable()
+            self.sends += 1
+            return super().send(data, timeout)
+
+    transport = Watched([(), OK, OK, OK], release="line", max_send=SLICE)
+    made = Rig(transport)
+    mail = Mail("s@client.test", ["a@x.test"], b"x" * 99_998 + b"\r\n", chunking=True)
+    made.attempt = Attempt(Outgoing(mail, made.session, None), made.session)
+    burst = Burst(made.session)
+    assert burst.add(made.attempt)
+    made.run(burst.flow())
+    assert transport.sends > 6
+    assert made.verdicts == [DL]
+    made.assert_alive()
 
 
 def test_EN5_a_socket_that_wakes_without_octets_is_silent() -> None:
