@@ -506,7 +506,7 @@ def test_arguments_are_judged_before_a_connection_of_a_pool_is_waited_for(name: 
     listed, call = JUDGED_EARLY[name]
     subject = Subject("smtp")
     subject._pool = pool_over(subject.lines, max_size=1, acquire_timeout=0.01)
-    with subject.pool.connection() as lease:
+    with subject.pool.connection(timeout=30) as lease:
         mine = [row for row in listed if row.door.startswith("pool.") and row.code != "X"]
         for row in mine:
             refusal_of(row, lambda: call(subject, row))  # noqa: B023  # called at once

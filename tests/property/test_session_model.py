@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -406,3 +407,4 @@ class Conversation(RuleBasedStateMachine):
 
 Conversation.TestCase.settings = settings(max_examples=400, stateful_step_count=16)
 TestConversation = Conversation.TestCase
+pytestmark = pytest.mark.timeout(600)  # it is all of the examples that take their time, not one
