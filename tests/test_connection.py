@@ -54,6 +54,8 @@ from smtpconn import (
 )
 from smtpconn.testing import LoopbackServer, Relay, TestAuthority
 
+from .protocol.dialogue import rendered
+
 SENDER, RECIPIENT = "a@example.com", "b@example.com"
 BODY = b"Subject: x\r\n\r\nhello\r\n"
 
@@ -423,6 +425,20 @@ def test_a_token_callable_is_asked_once_and_what_it_raises_passes() -> None:
         with pytest.raises(UsageError, match="already"):
             connection.auth_xoauth2("user", token, timeout=5)
         assert asked == ["asked"], "nor where AUTH is not possible"
+
+
+@pytest.mark.parametrize("given", [("user", "hunter2"), "hunter2", None], ids=["a pair", "a password", "nothing"])
+def test_a_callable_that_returns_no_credentials_is_refused_and_what_it_returned_is_in_no_frame(given: Any) -> None:
+    """faults:SEC2, SEC3."""
+    with LoopbackServer(auth={"user": "secret"}) as server, connect(server, allow_plaintext_auth=True) as connection:
+        with pytest.raises(TypeError, match="must return a credentials object") as refused:
+            connection.auth(lambda: given, timeout=5)
+        assert connection.usable
+        where: dict[str, Any] = {"timeout": 5, "allow_plaintext_auth": True}
+        pool = ConnectionPool(server.host, server.port, TlsMode.NONE, credentials=lambda: given, **where)
+        with pool, pytest.raises(TypeError, match="must return a credentials object") as refused_by_pool:
+            pool.noop()
+    assert "hunter2" not in rendered(refused.value) + rendered(refused_by_pool.value)
 
 
 def test_a_demanded_auth_that_no_mechanism_can_do_is_refused_locally(server: LoopbackServer) -> None:
