@@ -345,6 +345,24 @@ def test_a_dialled_socket_that_cannot_be_used_is_closed() -> None:
     assert unconnected.fileno() == -1
 
 
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [(TimeoutError("slow"), SmtpTimeoutError), (OSError("no proxy"), ConnectError), (LookupError("own"), LookupError)],
+)
+def test_an_error_of_the_system_in_dial_is_one_of_connect_and_another_passes(
+    raised: Exception, kind: type[Exception]
+) -> None:
+    """users:U32, features:E108."""
+
+    def dial(host: str, port: int, timeout: float | None) -> socket.socket:
+        raise raised
+
+    with pytest.raises(kind) as caught:
+        SmtpConnection.connect("mail.example.com", 25, TlsMode.NONE, timeout=5, dial=dial)
+    assert raised in (caught.value, caught.value.__cause__)
+    assert getattr(caught.value, "stage", "connect") == "connect"
+
+
 def test_the_ehlo_domain_is_what_was_asked_for_and_changes_with_rehlo(server: LoopbackServer) -> None:
     """features:F9, F10."""
     with connect(server, ehlo_domain="client.example.com") as connection:
