@@ -16,7 +16,7 @@ from smtpconn.opening import Opening
 from smtpconn.protocol import audit
 from smtpconn.protocol.errors import CertificateError, SmtpError, StartTlsInjectionError, TlsError, UsageError
 from smtpconn.protocol.reply import Reply
-from smtpconn.protocol.sasl import Binding, Credentials, choose
+from smtpconn.protocol.sasl import Binding, Credentials, asked, choose
 from smtpconn.tls import TlsConfig, TlsMode
 from smtpconn.tls_context import tls_server_end_point
 
@@ -124,10 +124,7 @@ def authenticate(
     if session.authenticated:
         raise UsageError("already authenticated: AUTH is possible once in a session (RFC 4954 section 4)")
     session.require_between_mails("AUTH")
-    credentials: object = source if isinstance(source, Credentials) else source()
-    if not isinstance(credentials, Credentials):
-        kind = type(credentials).__name__
-        raise TypeError(f"the credentials callable must return a credentials object, not {kind}")
+    credentials = asked(source)
     offered = session.capabilities.auth_mechanisms
     binding = Binding(_channel_binding(driver, credentials), plus_offered="SCRAM-SHA-256-PLUS" in offered)
     clear = not session.secure and not opening.allow_plaintext_auth

@@ -54,6 +54,8 @@ from smtpconn import (
 )
 from smtpconn.testing import LoopbackServer, Relay, TestAuthority
 
+from .protocol.dialogue import rendered
+
 SENDER, RECIPIENT = "a@example.com", "b@example.com"
 BODY = b"Subject: x\r\n\r\nhello\r\n"
 
@@ -343,6 +345,24 @@ def test_a_dialled_socket_that_cannot_be_used_is_closed() -> None:
     assert unconnected.fileno() == -1
 
 
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [(TimeoutError("slow"), SmtpTimeoutError), (OSError("no proxy"), ConnectError), (LookupError("own"), LookupError)],
+)
+def test_an_error_of_the_system_in_dial_is_one_of_connect_and_another_passes(
+    raised: Exception, kind: type[Exception]
+) -> None:
+    """users:U32, features:E108."""
+
+    def dial(host: str, port: int, timeout: float | None) -> socket.socket:
+        raise raised
+
+    with pytest.raises(kind) as caught:
+        SmtpConnection.connect("mail.example.com", 25, TlsMode.NONE, timeout=5, dial=dial)
+    assert raised in (caught.value, caught.value.__cause__)
+    assert getattr(caught.value, "stage", "connect") == "connect"
+
+
 def test_the_ehlo_domain_is_what_was_asked_for_and_changes_with_rehlo(server: LoopbackServer) -> None:
     """features:F9, F10."""
     with connect(server, ehlo_domain="client.example.com") as connection:
@@ -423,6 +443,20 @@ def test_a_token_callable_is_asked_once_and_what_it_raises_passes() -> None:
         with pytest.raises(UsageError, match="already"):
             connection.auth_xoauth2("user", token, timeout=5)
         assert asked == ["asked"], "nor where AUTH is not possible"
+
+
+@pytest.mark.parametrize("given", [("user", "hunter2"), "hunter2", None], ids=["a pair", "a password", "nothing"])
+def test_a_callable_that_returns_no_credentials_is_refused_and_what_it_returned_is_in_no_frame(given: Any) -> None:
+    """faults:SEC2, SEC3."""
+    with LoopbackServer(auth={"user": "secret"}) as server, connect(server, allow_plaintext_auth=True) as connection:
+        with pytest.raises(TypeError, match="must return a credentials object") as refused:
+            connection.auth(lambda: given, timeout=5)
+        assert connection.usable
+        where: dict[str, Any] = {"timeout": 5, "allow_plaintext_auth": True}
+        pool = ConnectionPool(server.host, server.port, TlsMode.NONE, credentials=lambda: given, **where)
+        with pool, pytest.raises(TypeError, match="must return a credentials object") as refused_by_pool:
+            pool.noop()
+    assert "hunter2" not in rendered(refused.value) + rendered(refused_by_pool.value)
 
 
 def test_a_demanded_auth_that_no_mechanism_can_do_is_refused_locally(server: LoopbackServer) -> None:

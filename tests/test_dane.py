@@ -16,7 +16,8 @@ from cryptography.x509.verification import PolicyBuilder
 from smtpconn import SmtpConnection, dane
 from smtpconn.finding.records import TlsaRecord
 from smtpconn.finding.tlsa import TlsaDemand
-from smtpconn.protocol.errors import CertificateError, InvalidInputError, TlsError
+from smtpconn.handshake import secure
+from smtpconn.protocol.errors import CertificateError, ConnectionLostError, InvalidInputError, TlsError
 from smtpconn.resolve import SocketAddress
 from smtpconn.testing import ScriptedTransport
 from smtpconn.tls import TlsConfig, TlsInfo, TlsMode
@@ -153,6 +154,8 @@ MATCHES = [
     case("7671 5.2: DANE-TA, an issuer without basicConstraints", "under_bare bare root", [("root", 2, 1, 1)], None),
     case("5280 4.2.1.10: DANE-TA, name constraints", "outside constrained root", [("root", 2, 1, 1)], None),
     case("7671 5.2: DANE-TA is not the server's own certificate", "self_signed", [("self_signed", 2, 1, 1)], None),
+    case("a chain of 16", "good" + " between" * 14 + " root", [("root", 2, 1, 1)], TA),
+    case("a chain of 17: the last is not looked at", "good" + " between" * 15 + " root", [("root", 2, 1, 1)], None),
     case("a record whose certificate is none", ROOTED, [("junk",)], None),
 ]  # fmt: skip
 
@@ -273,6 +276,19 @@ def test_OB20_a_transport_of_the_callers_that_does_not_look_at_the_records_is_re
         SmtpConnection.from_transport(transport, **options)
     in_clear = b"EHLO c.test\r\nSTARTTLS\r\n" if mode is TlsMode.STARTTLS else b""
     assert transport.written == in_clear
+
+
+def test_OB20_who_goes_on_behind_records_that_nobody_looked_at_has_no_connection(world: World) -> None:
+    """An adapter's caller may catch the error."""
+    said = [b"220 mx\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"220 go\r\n", b"250 mx\r\n"]
+    transport = ScriptedTransport(said, tls=TlsInfo("TLSv1.3", "x", NAME, world.good.der))
+    config = TlsConfig(server_name=NAME, tlsa=TlsaDemand((tlsa(world.good, 3),), (NAME,)))
+    connection = SmtpConnection.from_transport(transport, tls_mode=TlsMode.NONE, timeout=5, ehlo_domain="c.test")
+    with pytest.raises(CertificateError, match="verified_by"):
+        connection.converse(lambda it, budget: secure(it._driver, config, budget, it._publish), timeout=5)
+    with pytest.raises(ConnectionLostError):
+        connection.rehlo(timeout=5)
+    assert transport.closed
 
 
 def test_a_chain_that_python_does_not_tell_is_the_servers_own_certificate(world: World) -> None:

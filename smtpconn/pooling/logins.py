@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from smtpconn.protocol.sasl import Credentials
+from smtpconn.protocol.sasl import Credentials, asked
 
 Source = Credentials | Callable[[], Credentials]
 
@@ -82,8 +82,4 @@ class Login:
 
 
 def _ask(source: Source, *, renewal: bool = False) -> Credentials:
-    credentials: object = source if isinstance(source, Credentials) else source()
-    if not isinstance(credentials, Credentials):
-        kind = type(credentials).__name__
-        raise TypeError(f"the credentials callable must return a credentials object, not {kind}")
-    return credentials.literal(renewal=renewal)
+    return asked(source).literal(renewal=renewal)

@@ -232,6 +232,16 @@ class Credentials:
         self.__reduce__()
 
 
+def asked(source: Credentials | Callable[[], Credentials]) -> Credentials:
+    """The credentials of a source; what a callable raises passes."""
+    credentials: object = source if isinstance(source, Credentials) else source()
+    if isinstance(credentials, Credentials):
+        return credentials
+    kind = type(credentials).__name__
+    del credentials  # a password in plain, perhaps (SEC2)
+    raise TypeError(f"the credentials callable must return a credentials object, not {kind}")
+
+
 class Binding:
     """What the channel and the server allow for SCRAM: the binding's octets, if any, and what is advertised."""
 
