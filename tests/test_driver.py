@@ -595,6 +595,19 @@ def test_EN7_each_reply_has_the_limit_of_its_phase_and_octets_do_not_prolong_it(
     made.assert_dead()
 
 
+def test_EN7_octets_that_are_there_when_the_time_is_up_are_no_reason_to_read_on() -> None:
+    class Flood(ScriptedTransport):
+        def recv(self, max_octets: int, timeout: float | None) -> bytes:
+            self.clock.advance(1.0)
+            return super().recv(max_octets, timeout)
+
+    made = Rig(Flood([(), b"250-" + b"x" * 100 + b"\r\n" + OK], release="line", delivery="octet"))
+    made.send(timeout=LIMITS)
+    assert type(made.error) is SmtpTimeoutError
+    assert (made.error.stage, made.clock()) == ("MAIL", 7.0)
+    made.assert_dead()
+
+
 def test_EN7_the_limit_begins_with_the_reply_before() -> None:
     made = rig((Wait(6.9), OK), (Wait(7.9), OK), (Wait(8.9), GO), (Wait(10.9), OK))
     assert made.send(timeout=LIMITS)
