@@ -595,6 +595,19 @@ def test_EN7_each_reply_has_the_limit_of_its_phase_and_octets_do_not_prolong_it(
     made.assert_dead()
 
 
+def test_EN7_octets_that_are_there_when_the_time_is_up_are_no_reason_to_read_on() -> None:
+    class Flood(ScriptedTransport):
+        def recv(self, max_octets: int, timeout: float | None) -> bytes:
+            self.clock.advance(1.0)
+            return super().recv(max_octets, timeout)
+
+    made = Rig(Flood([(), b"250-" + b"x" * 100 + b"\r\n" + OK], release="line", delivery="octet"))
+    made.send(timeout=LIMITS)
+    assert type(made.error) is SmtpTimeoutError
+    assert (made.error.stage, made.clock()) == ("MAIL", 7.0)
+    made.assert_dead()
+
+
 def test_EN7_the_limit_begins_with_the_reply_before() -> None:
     made = rig((Wait(6.9), OK), (Wait(7.9), OK), (Wait(8.9), GO), (Wait(10.9), OK))
     assert made.send(timeout=LIMITS)
@@ -752,6 +765,64 @@ def test_D4_the_lone_dot_commits_nothing_and_has_no_guard() -> None:
     assert made.transport.written == ENVELOPE + b".\r\n"
     assert made.verdicts == [ND]
     made.assert_alive()
+
+
+# --- PREFETCH: what stands behind the end of data ---
+
+
+def prefetched(made: Rig, *, chunking: bool = False, timeout: float | Timeouts = 30.0) -> tuple[Attempt, Attempt]:
+    """A mail, and one that is announced behind its end of data; the error is kept."""
+    mails = [Mail("s@client.test", ["a@x.test"], BODY, chunking=chunking) for _ in range(2)]
+    first, second = (Attempt(Outgoing(mail, made.session, None), made.session) for mail in mails)
+    made.driver.ahead = lambda: Budget.of(timeout, made.clock)
+    try:
+        made.run(first.flow(Pipelining.PREFETCH, second), timeout)
+    except SmtpError as error:
+        made.error = error
+    return first, second
+
+
+def verdicts_of(attempt: Attempt) -> list[Delivery]:
+    return [entry.delivery for entry in attempt.results()]
+
+
+def test_EN12_all_replies_to_what_was_announced_have_the_limit_of_RSET_together() -> None:
+    """Each of them comes within it, and still the verdict of the mail in front is not held back for longer."""
+    made = rig(OK, OK, GO, (Wait(5.0), OK, Wait(11.0), OK, Wait(11.0), OK, OK, GO))
+    first, second = prefetched(made, timeout=Timeouts(rset=20.0))
+    assert type(made.error) is SmtpTimeoutError
+    assert (made.error.stage, made.clock()) == ("MAIL", 25.0)
+    assert isinstance(first.cut_off(second), SendResult)
+    assert verdicts_of(second) == [ND]
+    made.assert_dead()
+
+
+def test_D4_time_that_passes_behind_the_commit_point_does_not_stop_the_envelope_behind_it() -> None:
+    class Slow(ScriptedTransport):
+        def send(self, data: bytes | bytearray | memoryview, timeout: float | None) -> int:
+            committed = b"\r\n.\r\n" in self.written
+            taken = super().send(data, timeout)
+            if not committed and b"\r\n.\r\n" in self.written:
+                self.clock.advance(35.0)
+            return taken
+
+    made = Rig(Slow([(), OK, OK, GO, OK, OK, OK, OK, GO], release="line", max_send=1))
+    first, second = prefetched(made, timeout=40.0)
+    assert made.error is None
+    assert verdicts_of(first) == [DL]
+    assert second.announced
+
+
+def test_CN6_AN4_replies_that_are_too_long_together_leave_their_number_unknown() -> None:
+    """The one that was too much was read and is counted nowhere, so that r0 may be any of those behind it."""
+    big = (b"250-" + b"x" * 990 + b"\r\n") * 60 + OK
+    made = rig(OK, OK, (OK, big, big, OK, OK, EOF))
+    first, second = prefetched(made, chunking=True)
+    assert type(made.error) is ProtocolError
+    with pytest.raises(ProtocolError):
+        first.cut_off(second)
+    assert (verdicts_of(first), verdicts_of(second)) == ([UN], [ND])
+    made.assert_dead()
 
 
 # --- BR6: `_unanswered` exactly where it must be ---
