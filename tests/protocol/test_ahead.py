@@ -471,7 +471,9 @@ def test_LV9_CN5_what_goes_into_a_burst() -> None:
     assert [busy.add(attempt(recipients=40)) for _ in range(3)] == [True, True, False]
 
 
-@pytest.mark.parametrize(("code", "marks"), [("500", True), ("502", True), ("504", True), ("503", False), ("552", False)])
+@pytest.mark.parametrize(
+    ("code", "marks"), [("500", True), ("502", True), ("504", True), ("503", False), ("552", False)]
+)
 def test_FB1_d_a_server_that_does_not_know_BDAT_gets_no_further_burst(code: str, marks: bool) -> None:
     session = session_of(*LIMITS)
     played(burst_of(session, 1), ["250", "250", code])
