@@ -554,7 +554,7 @@ def test_I28_LE7_PO38_NN9_an_open_pool_does_not_hold_up_the_exit(left: str) -> N
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == ("QUIT\n" if left == "idle" else "")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # the mail under way takes 30
 
 
 def test_PoolTimeoutError_is_raised_by_its_deadline(server: FakeServer) -> None:
