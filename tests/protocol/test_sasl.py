@@ -22,6 +22,7 @@ from smtpconn.protocol.sasl import (
     ScramAuth,
     Secret,
     XOAuth2Auth,
+    asked,
     choose,
 )
 
@@ -450,3 +451,12 @@ def test_the_answer_to_a_bearers_error_C1(credentials: Credentials, answer: byte
     mechanism = credentials.mechanism(credentials.names[0], credentials.revealed(), UNBOUND)
     mechanism.start()
     assert mechanism.respond(b"{}") == answer
+
+
+@pytest.mark.parametrize("given", [("user", SECRET), SECRET, None], ids=["a pair", "a password", "nothing"])
+def test_a_source_is_credentials_or_returns_them_and_anything_else_stays_in_no_frame_SEC2(given: Any) -> None:
+    credentials = PlainAuth("user", SECRET)
+    assert asked(credentials) is asked(lambda: credentials) is credentials
+    with pytest.raises(TypeError, match="must return a credentials object") as refused:
+        asked(lambda: given)
+    assert SECRET not in rendered(refused.value)
