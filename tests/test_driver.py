@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -811,6 +812,42 @@ def test_D4_time_that_passes_behind_the_commit_point_does_not_stop_the_envelope_
     assert made.error is None
     assert verdicts_of(first) == [DL]
     assert second.announced
+
+
+@pytest.mark.parametrize("chunking", [False, True])
+@pytest.mark.parametrize("final", [OK, b"451 no\r\n"])
+def test_PL22_a_write_that_fails_behind_a_commit_point_takes_nothing_from_the_final_reply(
+    final: bytes, chunking: bool
+) -> None:
+    """LO2: what the server had said is the verdict, wherever in the envelope behind it the line broke."""
+    envelope = ENVELOPE[:-6] if chunking else ENVELOPE
+    committed = len(BDAT if chunking else WIRE)
+    for accept in range(committed, committed + len(b"RSET\r\n" + envelope)):
+        said = [OK, OK, *([] if chunking else [GO]), final, OK, OK]
+        made = rig(*said, accept=accept, then=ConnectionResetError(104, "reset"), when_dry="eof")
+        first, second = prefetched(made, chunking=chunking)
+        assert type(made.error) is ConnectionLostError
+        with contextlib.suppress(TransientReplyError):
+            first.cut_off(second)
+        assert (verdicts_of(first), verdicts_of(second)) == ([DL if final is OK else ND], [ND]), accept
+        made.assert_dead()
+
+
+def test_PL22_in_a_burst_the_mails_that_were_answered_have_their_verdicts_though_the_write_failed() -> None:
+    opening = len(BDAT)
+    for accept in range(opening, 2 * opening + len(b"RSET\r\n")):
+        made = rig(*[OK] * 6, accept=accept, then=ConnectionResetError(104, "reset"), when_dry="eof")
+        burst = Burst(made.session)
+        for _ in range(2):
+            mail = Mail("s@client.test", ["a@x.test"], BODY, chunking=True)
+            assert burst.add(Attempt(Outgoing(mail, made.session, None), made.session))
+        with pytest.raises(ConnectionLostError) as caught:
+            made.run(burst.flow())
+        answered, cut = burst.outcomes(caught.value)
+        assert isinstance(answered, SendResult), accept
+        assert answered.all_delivered
+        assert type(cut) is ConnectionLostError, accept
+        assert cut.retry_safe
 
 
 def test_CN6_AN4_replies_that_are_too_long_together_leave_their_number_unknown() -> None:

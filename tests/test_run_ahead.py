@@ -22,6 +22,7 @@ from smtpconn import (
     Pipelining,
     ProtocolError,
     RecipientsRefusedError,
+    ServiceUnavailableError,
     SmtpConnection,
     SmtpError,
     SmtpTimeoutError,
@@ -30,8 +31,9 @@ from smtpconn import (
     TransientReplyError,
     UsageError,
 )
-from smtpconn.chain import PAUSE, Chain
-from smtpconn.testing import RESET, FakeClock, LoopbackServer, Relay, ScriptedTransport
+from smtpconn.chain import PAUSE, Chain, nothing
+from smtpconn.deadline import Budget
+from smtpconn.testing import EOF, RESET, FakeClock, LoopbackServer, Relay, ScriptedTransport
 
 DL, ND, UN = Delivery.DELIVERED, Delivery.NOT_DELIVERED, Delivery.UNKNOWN
 PREFETCH, BURST = Pipelining.PREFETCH, Pipelining.BURST
@@ -242,7 +244,7 @@ def test_PL32_LI2_nothing_is_announced_beyond_MAILMAX() -> None:
         assert flights == 4
 
 
-def _scripted(level: Pipelining, *replies: bytes | tuple[bytes, ...]) -> tuple[ScriptedTransport, SmtpConnection]:
+def _scripted(level: Pipelining, *replies: bytes | tuple[Any, ...]) -> tuple[ScriptedTransport, SmtpConnection]:
     hello = b"250-server.test\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
     transport = ScriptedTransport([b"220 hi\r\n", hello, *replies], when_dry="silence")
     connection = SmtpConnection.from_transport(
@@ -281,6 +283,15 @@ def test_PL33_LV7_after_a_long_pause_the_end_of_data_goes_alone_until_a_pause_is
     connection.close()
 
 
+def test_LV6_CN1_an_envelope_of_more_than_one_group_is_not_written_behind_an_end_of_data() -> None:
+    transport, connection = _scripted(PREFETCH, ENVELOPE, b"250 taken\r\n")
+    batch = connection.send_many([mail(1), mail(2, 300)], timeout=20)
+    assert next(batch).delivery is DL
+    assert transport.writes[-1].endswith(b"\r\n.\r\n")
+    batch.close()
+    connection.close()
+
+
 def test_PL34_PF9_a_consumer_who_leaves_an_open_354_closes_the_connection_without_a_dot() -> None:
     transport, connection = _scripted(PREFETCH, ENVELOPE, FLIGHT)
     batch = connection.send_many([mail(1), mail(2), mail(3)], timeout=20)
@@ -305,6 +316,19 @@ def test_LV8_PF9_the_thread_that_began_a_batch_may_close_its_connection_in_the_m
     connection.close()
 
 
+@pytest.mark.parametrize("answered", [b"", b"554 no\r\n", b"554 no\r\n250 rset\r\n", b"554 no\r\n421 bye\r\n"])
+def test_PL7_a_flight_that_is_lost_behind_a_lone_dot_leaves_nobody_in_doubt(answered: bytes) -> None:
+    """It has no end of data: neither the mail that was refused nor the one that was announced can have been taken."""
+    envelope = b"250 mail\r\n550 nobody\r\n354 go\r\n"
+    transport, connection = _scripted(PREFETCH, envelope, (answered, EOF) if answered else (EOF,))
+    outcomes = list(connection.send_many([mail(1), mail(2)], timeout=20))
+    assert transport.writes[-1].startswith(b".\r\nRSET\r\nMAIL FROM:")
+    lost = ServiceUnavailableError if b"421" in answered else ConnectionLostError
+    assert [(type(outcome.error), outcome.delivery) for outcome in outcomes] == [(lost, ND)] * 2
+    assert all(outcome.retry_safe for outcome in outcomes)
+    assert transport.closed
+
+
 def test_PL34_D4_a_deadline_below_the_reserve_stops_in_front_of_the_commit_point() -> None:
     transport, connection = _scripted(PREFETCH, ENVELOPE, FLIGHT)
     clock = FakeClock()
@@ -326,6 +350,20 @@ def test_PL34_D4_a_deadline_below_the_reserve_stops_in_front_of_the_commit_point
     assert caught.value.delivery is ND
     assert transport.written.endswith(b"DATA\r\n")
     chain.close()
+    connection.close()
+
+
+@pytest.mark.parametrize("level", [PREFETCH, BURST])
+def test_D3_D4_a_mail_whose_time_runs_already_gets_no_new_time_from_the_chain(level: Pipelining) -> None:
+    """It had waited for its connection."""
+    transport, connection = _scripted(level, ENVELOPE)
+    clock = FakeClock()
+    budget = Budget.of(20.0, clock)
+    clock.advance(19.0)
+    with pytest.raises(SmtpTimeoutError) as caught:
+        Chain(connection, 20.0, clock).in_turn(mail(1, chunking=level is BURST), nothing, budget)
+    assert caught.value.delivery is ND
+    assert transport.written.endswith(b"DATA\r\n" if level is PREFETCH else b"EHLO client.test\r\n")
     connection.close()
 
 

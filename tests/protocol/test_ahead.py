@@ -29,7 +29,7 @@ from smtpconn.protocol.flow import Flow, Pipelining
 from smtpconn.protocol.reply import MalformedReplyError, Reply
 from smtpconn.protocol.result import SendResult
 from smtpconn.protocol.session import ProtocolName, Session, SessionState
-from smtpconn.protocol.transaction import Attempt
+from smtpconn.protocol.transaction import GROUP, Attempt
 
 from .transactions import mail_of, said, session_of
 
@@ -375,6 +375,9 @@ def test_PL8_a_burst_is_one_flight_and_the_first_mail_of_a_connection_has_no_res
             id="BU4 451 or 451",
         ),
         pytest.param([*["250"] * 7, "surplus", b"x\n"], [(DeliveryUnknownError, [UN])] * 2, id="BU4 garbage"),
+        pytest.param(
+            [*["250"] * 6, "451", "surplus", b"x\n"], [(DeliveryUnknownError, [UN])] * 2, id="BU4 451 or garbage"
+        ),
         pytest.param([*["250"] * 7, "surplus", "421"], [GOOD, GOOD], id="a farewell behind it"),
         pytest.param(["250", "250", "250", "354"], [(DeliveryUnknownError, [UN])] * 2, id="BU4 a 354"),
     ],
@@ -385,6 +388,14 @@ def test_BU1_to_BU4_what_each_mail_of_a_burst_gets(
     session = session_of(*LIMITS)
     _, outcomes = played(burst_of(session, 2), replies)
     assert kinds(outcomes) == expected
+
+
+@pytest.mark.parametrize("bye", ["421", "221"])
+def test_PL17_a_farewell_behind_a_burst_closes_and_does_not_mark(bye: str) -> None:
+    session = session_of(*LIMITS)
+    played(burst_of(session, 2), [*["250"] * 7, "surplus", bye])
+    assert session.closing is not None
+    assert session.flightless is None
 
 
 def test_BU1_octets_that_came_in_front_of_a_burst_leave_nobody_in_doubt() -> None:
@@ -467,6 +478,12 @@ def test_LV9_CN5_what_goes_into_a_burst() -> None:
     assert sum(full.add(attempt()) for _ in range(TRANSACTIONS + 1)) == TRANSACTIONS
     heavy = Burst(session)
     assert [heavy.add(attempt(b"x" * 100_000)) for _ in range(3)] == [True, True, False]
+    wordy = Burst(session)
+    long = [f"{'x' * 59}{number}@x.test" for number in range(10)]
+    mails = [mail_of(recipients=long, chunking=True) for _ in range(5)]
+    added = [wordy.add(Attempt(Outgoing(mail, session, None), session)) for mail in mails]
+    assert added == [True] * 4 + [False]
+    assert 3_072 < 4 * len("".join(f"RCPT TO:<{address}>\r\n" for address in long)) < GROUP, "CN1"
     busy = Burst(session)
     assert [busy.add(attempt(recipients=40)) for _ in range(3)] == [True, True, False]
 

@@ -27,6 +27,7 @@ def _fanned_out(kind: Kind) -> Entry:
         pytest.param([RCPT] * 5, OK + b"550 no\r\n" + OK, 5, 1, id="up to a refusal"),
         pytest.param([RCPT] * 2 + [DATA], OK * 3, 5, 2, id="of one kind: 250 cannot be said to DATA"),
         pytest.param([DATA], OK, 5, 0, id="none of this kind"),
+        pytest.param([RCPT, DATA, RCPT], OK * 3, 5, 1, id="up to another kind, and none behind it"),
         pytest.param([], OK, 5, 0, id="none owed: a surplus stays"),
         pytest.param([RCPT] * 2, OK, 0, 0, id="no room"),
     ],

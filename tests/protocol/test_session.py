@@ -359,7 +359,8 @@ def test_auth_succeeds_with_235(
 ) -> None:
     dialogue = ready("AUTH ANY", delivery=delivery)
     session = dialogue.session
-    dialogue.run(session.auth(mechanism()), *script)
+    reply = dialogue.run(session.auth(mechanism()), *script)
+    assert reply.code == 235
     assert dialogue.written == written
     assert (session.authenticated, session.state, session.condemned) == (True, SessionState.MAIL_FROM, None)
     assert (session.may_quit, session.parser.redact) == (True, None)
@@ -720,6 +721,7 @@ def test_reset_and_noop_take_any_2yz_F87(octets: bytes, delivery: Delivery) -> N
     session.rset_owed = True
     dialogue.run(session.reset(), octets)
     assert not session.rset_owed
+    assert session.state is SessionState.AUTHENTICATION, "RSET ends a mail; what may follow EHLO still may"
     assert dialogue.run(session.noop(), octets).raw == octets
     assert dialogue.written == [b"RSET\r\n", b"NOOP\r\n"]
     assert (session.nonmail, session.noops, session.may_quit) == (2, 1, True)
